@@ -1,0 +1,277 @@
+//! Guest physical memory: RAM, ROM, and per-page marks for translated code and dirty tracking.
+//!
+//! Contract: every change of RAM goes through [`Ram`], so that no translated block and no page
+//! digest is ever stale. RAM below the PCI hole sits at 0, the rest from 4 GiB on. The BIOS ROM is
+//! shadowed at the end of the first MiB (read-only unless unlocked) and stands at the end of the
+//! 4-GiB space.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+/// Where the PCI hole begins: RAM above this goes to 4 GiB and up.
+pub const HOLE: u64 = 0xC000_0000;
+/// The 4-GiB boundary.
+pub const HIGH: u64 = 1 << 32;
+/// Legacy video memory: decoded by the VGA, not by RAM.
+pub const VGA: core::ops::Range<u64> = 0xA_0000..0xC_0000;
+/// Largest RAM that a machine may have, in bytes.
+pub const MAX: u64 = 64 << 30;
+
+/// What a physical page is backed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// RAM at this offset of [`Ram::bytes`].
+    Ram(usize),
+    /// Read-only memory at this offset of [`Ram::bytes`]; writes are ignored.
+    Rom(usize),
+    /// A device, or nothing.
+    Mmio,
+}
+
+/// Guest physical memory.
+pub struct Ram {
+    /// RAM, then the ROM image.
+    bytes: Vec<u8>,
+    size: usize,
+    marks: Vec<u8>,
+    /// Pages whose `DIRTY` mark is set, in order of marking.
+    dirty: Vec<u32>,
+    /// 64-byte lines that hold translated code, a bit each.
+    code_lines: Vec<u64>,
+    /// Pages whose code was overwritten since [`Ram::take_stale_code`].
+    stale: Vec<u32>,
+    /// PAM: 16-KiB steps from 0xC0000; bit set = writes go to RAM, clear = read-only.
+    shadow_writable: u16,
+    generation: u64,
+}
+
+const DIRTY: u8 = 1;
+const CODE: u8 = 2;
+
+impl Ram {
+    /// `size` bytes of zeroed RAM and the ROM image `rom`.
+    ///
+    /// # Panics
+    /// If `size` is not a whole number of pages, is under 1 MiB or over [`MAX`], or `rom` is not
+    /// 64-256 KiB in whole pages.
+    pub fn new(size: u64, rom: &[u8]) -> Self {
+        assert!(size.is_multiple_of(PAGE as u64) && (1 << 20..=MAX).contains(&size), "RAM size");
+        let rom_fits = (1 << 16..=1 << 18).contains(&rom.len());
+        assert!(rom.len().is_multiple_of(PAGE) && rom_fits, "ROM size");
+        let size = size as usize;
+        let mut bytes = vec![0; size + rom.len()];
+        bytes[size..].copy_from_slice(rom);
+        let pages = bytes.len() / PAGE;
+        let mut ram = Self {
+            bytes,
+            size,
+            marks: vec![0; pages],
+            dirty: Vec::new(),
+            code_lines: vec![0; pages],
+            stale: Vec::new(),
+            shadow_writable: 0,
+            generation: 0,
+        };
+        ram.shadow_rom();
+        ram
+    }
+
+    /// Copies the last 128 KiB of the ROM into the shadow RAM below 1 MiB, as at reset, and locks
+    /// it.
+    pub fn shadow_rom(&mut self) {
+        let len = (self.bytes.len() - self.size).min(1 << 17);
+        let rom = self.bytes[self.bytes.len() - len..].to_vec();
+        self.write((1 << 20) - len as u64, &rom, true);
+        self.set_shadow_writable(0);
+    }
+
+    /// RAM size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size as u64
+    }
+
+    /// RAM, then ROM: the index space of [`Backing`].
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same, for stores to pages already marked dirty and free of code (see
+    /// [`Ram::prepare_write`]).
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// What backs the physical address `pa` (to the end of its page).
+    pub fn backing(&self, pa: u64) -> Backing {
+        let rom = self.bytes.len() - self.size;
+        if pa < HOLE.min(self.size as u64) {
+            if VGA.contains(&pa) {
+                return Backing::Mmio;
+            }
+            if (0xC_0000..0x10_0000).contains(&pa) {
+                let step = (pa - 0xC_0000) >> 14;
+                if self.shadow_writable & (1 << step) == 0 {
+                    return Backing::Rom(pa as usize);
+                }
+            }
+            return Backing::Ram(pa as usize);
+        }
+        if (HIGH - rom as u64..HIGH).contains(&pa) {
+            return Backing::Rom(self.size + (pa - (HIGH - rom as u64)) as usize);
+        }
+        if pa >= HIGH && pa - HIGH + HOLE < self.size as u64 {
+            return Backing::Ram((pa - HIGH + HOLE) as usize);
+        }
+        Backing::Mmio
+    }
+
+    /// Changes which 16-KiB steps from 0xC0000 accept writes (the PAM registers of the 82441FX).
+    pub fn set_shadow_writable(&mut self, steps: u16) {
+        if self.shadow_writable != steps {
+            self.shadow_writable = steps;
+            self.generation += 1;
+        }
+    }
+
+    /// The steps that accept writes.
+    pub fn shadow_writable(&self) -> u16 {
+        self.shadow_writable
+    }
+
+    /// Changes when the map of pages changes: cached translations must go.
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Makes the page at RAM `offset` ready for direct stores and says whether they may bypass
+    /// [`Ram::store`]: marks it dirty; false when it holds translated code.
+    pub fn prepare_write(&mut self, offset: usize) -> bool {
+        let page = offset / PAGE;
+        self.mark_dirty(page);
+        self.marks[page] & CODE == 0
+    }
+
+    /// Records that the bytes `offset..offset+len` (cut at the end of the page) were translated.
+    pub fn mark_code(&mut self, offset: usize, len: usize) {
+        let page = offset / PAGE;
+        self.marks[page] |= CODE;
+        let first = (offset % PAGE) / 64;
+        let last = (offset % PAGE + len.max(1) - 1).min(PAGE - 1) / 64;
+        for line in first..=last {
+            self.code_lines[page] |= 1 << line;
+        }
+    }
+
+    /// Whether the page at `offset` holds translated code.
+    pub fn has_code(&self, offset: usize) -> bool {
+        self.marks[offset / PAGE] & CODE != 0
+    }
+
+    /// Forgets that the page at `offset` holds translated code: its blocks are gone.
+    pub fn clear_code(&mut self, offset: usize) {
+        let page = offset / PAGE;
+        self.marks[page] &= !CODE;
+        self.code_lines[page] = 0;
+    }
+
+    /// Pages (offset / [`PAGE`]) whose translated code was overwritten since the last call.
+    pub fn take_stale_code(&mut self) -> Vec<u32> {
+        core::mem::take(&mut self.stale)
+    }
+
+    /// Whether [`Ram::take_stale_code`] has anything.
+    #[inline(always)]
+    pub fn has_stale_code(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// Stores at RAM `offset`, within one page, with all marks kept: single stores to code pages,
+    /// and DMA.
+    pub fn store(&mut self, offset: usize, data: &[u8]) {
+        let page = offset / PAGE;
+        self.mark_dirty(page);
+        if self.marks[page] & CODE != 0 && !data.is_empty() {
+            let first = (offset % PAGE) / 64;
+            let last = ((offset % PAGE + data.len() - 1) / 64).min(63);
+            let mask = (u64::MAX << first) & (u64::MAX >> (63 - last));
+            if self.code_lines[page] & mask != 0 && !self.stale.contains(&(page as u32)) {
+                self.stale.push(page as u32);
+            }
+        }
+        self.bytes[offset..offset + data.len()].copy_from_slice(data);
+    }
+
+    fn mark_dirty(&mut self, page: usize) {
+        if self.marks[page] & DIRTY == 0 {
+            self.marks[page] |= DIRTY;
+            self.dirty.push(page as u32);
+        }
+    }
+
+    /// Takes the list of pages (offset / [`PAGE`]) written since the last call. Direct stores
+    /// through cached write translations must be prepared anew after this.
+    pub fn take_dirty(&mut self) -> Vec<u32> {
+        let dirty = core::mem::take(&mut self.dirty);
+        for &page in &dirty {
+            self.marks[page as usize] &= !DIRTY;
+        }
+        dirty
+    }
+
+    /// DMA read of physical memory; addresses without memory read as ones.
+    pub fn dma_read(&self, pa: u64, out: &mut [u8]) {
+        let mut done = 0;
+        while done < out.len() {
+            let at = pa.wrapping_add(done as u64);
+            let n = (PAGE - at as usize % PAGE).min(out.len() - done);
+            match self.backing(at) {
+                Backing::Ram(o) | Backing::Rom(o) => {
+                    out[done..done + n].copy_from_slice(&self.bytes[o..o + n]);
+                }
+                Backing::Mmio => out[done..done + n].fill(0xFF),
+            }
+            done += n;
+        }
+    }
+
+    /// DMA write of physical memory; writes to ROM and to addresses without memory are dropped.
+    pub fn dma_write(&mut self, pa: u64, data: &[u8]) {
+        self.write(pa, data, false);
+    }
+
+    fn write(&mut self, pa: u64, data: &[u8], rom_too: bool) {
+        let mut done = 0;
+        while done < data.len() {
+            let at = pa.wrapping_add(done as u64);
+            let n = (PAGE - at as usize % PAGE).min(data.len() - done);
+            match self.backing(at) {
+                Backing::Ram(o) => self.store(o, &data[done..done + n]),
+                Backing::Rom(o) if rom_too && o < self.size => {
+                    self.store(o, &data[done..done + n]);
+                }
+                _ => {}
+            }
+            done += n;
+        }
+    }
+
+    /// Pages of RAM (not ROM).
+    pub fn pages(&self) -> usize {
+        self.size / PAGE
+    }
+
+    /// One page of RAM by number.
+    pub fn page(&self, page: usize) -> &[u8] {
+        &self.bytes[page * PAGE..(page + 1) * PAGE]
+    }
+
+    /// Replaces one page of RAM, for loading a snapshot.
+    pub fn load_page(&mut self, page: usize, data: &[u8; PAGE]) {
+        self.store(page * PAGE, data);
+    }
+}

@@ -1,0 +1,158 @@
+//! Instruction counts and virtual time.
+//!
+//! Contract: virtual time is a function of the instruction count, of the logged `ClockRate` inputs and of the time
+//! skipped while the CPU was halted; of nothing else.
+
+use serde::{Deserialize, Serialize};
+
+/// Retired instructions since power-on; each iteration of a REP string instruction counts as one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Icount(pub u64);
+
+/// Virtual nanoseconds since power-on.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct VirtualNs(pub u64);
+
+impl VirtualNs {
+    /// Nanoseconds in a second.
+    pub const SECOND: u64 = 1_000_000_000;
+
+    /// The time `ns` nanoseconds later, saturating.
+    #[must_use]
+    pub const fn after(self, ns: u64) -> Self {
+        Self(self.0.saturating_add(ns))
+    }
+
+    /// Ticks of a clock of `hz` hertz that have passed at this time, rounded down.
+    #[must_use]
+    pub const fn ticks(self, hz: u64) -> u64 {
+        (self.0 as u128 * hz as u128 / Self::SECOND as u128) as u64
+    }
+
+    /// The first time at which [`ticks`](Self::ticks) of `hz` is at least `ticks`.
+    #[must_use]
+    pub const fn of_tick(ticks: u64, hz: u64) -> Self {
+        let ns = (ticks as u128 * Self::SECOND as u128).div_ceil(hz as u128);
+        if ns > u64::MAX as u128 { Self(u64::MAX) } else { Self(ns as u64) }
+    }
+}
+
+/// Nanoseconds per instruction as a 32.32 fixed-point number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate(pub u64);
+
+impl Rate {
+    /// One nanosecond per instruction, the rate at power-on.
+    pub const ONE: Self = Self(1 << 32);
+    /// The slowest guest: 10 microseconds per instruction.
+    pub const MAX: Self = Self(10_000 << 32);
+    /// The fastest guest: 1/64 ns per instruction.
+    pub const MIN: Self = Self((1 << 32) / 64);
+
+    /// `self` forced into the range that the clock accepts.
+    #[must_use]
+    pub fn clamped(self) -> Self {
+        Self(self.0.clamp(Self::MIN.0, Self::MAX.0))
+    }
+}
+
+/// The guest's clock: virtual nanoseconds from the instruction count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    base_icount: Icount,
+    base_ns: VirtualNs,
+    /// Fraction of a nanosecond at the base, in units of 2^-32 ns.
+    base_fraction: u32,
+    rate: Rate,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { base_icount: Icount(0), base_ns: VirtualNs(0), base_fraction: 0, rate: Rate::ONE }
+    }
+}
+
+impl Clock {
+    /// The rate in force.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Virtual time when `icount` instructions have retired.
+    #[inline]
+    pub fn now(&self, icount: Icount) -> VirtualNs {
+        let n = icount.0.wrapping_sub(self.base_icount.0);
+        let fixed = u128::from(n) * u128::from(self.rate.0) + u128::from(self.base_fraction);
+        VirtualNs(self.base_ns.0.saturating_add((fixed >> 32) as u64))
+    }
+
+    /// The smallest instruction count at which [`now`](Self::now) is at least `at`; `None` past
+    /// the end of counting.
+    pub fn icount_at(&self, at: VirtualNs) -> Option<Icount> {
+        let Some(ns) = at.0.checked_sub(self.base_ns.0) else { return Some(self.base_icount) };
+        let fixed = (u128::from(ns) << 32).saturating_sub(u128::from(self.base_fraction));
+        let n = u64::try_from(fixed.div_ceil(u128::from(self.rate.0))).ok()?;
+        self.base_icount.0.checked_add(n).map(Icount)
+    }
+
+    /// Changes the rate from `icount` on; time does not jump.
+    pub fn set_rate(&mut self, icount: Icount, rate: Rate) {
+        self.rebase(icount);
+        self.rate = rate.clamped();
+    }
+
+    /// Moves time on to `to` without an instruction: the CPU is halted. Earlier times are ignored.
+    pub fn skip_to(&mut self, icount: Icount, to: VirtualNs) {
+        self.rebase(icount);
+        if to > self.base_ns {
+            self.base_ns = to;
+            self.base_fraction = 0;
+        }
+    }
+
+    fn rebase(&mut self, icount: Icount) {
+        let n = icount.0.wrapping_sub(self.base_icount.0);
+        let fixed = u128::from(n) * u128::from(self.rate.0) + u128::from(self.base_fraction);
+        self.base_ns = VirtualNs(self.base_ns.0.saturating_add((fixed >> 32) as u64));
+        self.base_fraction = fixed as u32;
+        self.base_icount = icount;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadline_is_the_first_count_that_reaches_it() {
+        for rate in [Rate::ONE, Rate(3 << 31), Rate(0x1_2345_6789), Rate::MIN, Rate::MAX] {
+            let mut clock = Clock::default();
+            clock.set_rate(Icount(17), rate);
+            clock.skip_to(Icount(40), VirtualNs(1_000_003));
+            clock.set_rate(Icount(1_001), Rate(0x9_8765_4321));
+            clock.set_rate(Icount(2_001), rate);
+            let now = clock.now(Icount(2_001));
+            for ahead in [0, 1, 2, 999, 1_000_000, 54_925_417] {
+                let at = now.after(ahead);
+                let count = clock.icount_at(at).expect("in range");
+                assert!(clock.now(count) >= at);
+                assert!(count.0 == 2_001 || clock.now(Icount(count.0 - 1)) < at);
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_and_their_times_agree() {
+        for hz in [32_768, 1_193_182, 3_579_545, 25_000_000, 1_000_000_000] {
+            for tick in [0, 1, 2, 65_536, 1 << 30] {
+                let at = VirtualNs::of_tick(tick, hz);
+                assert_eq!(at.ticks(hz), tick);
+                assert!(tick == 0 || VirtualNs(at.0 - 1).ticks(hz) < tick);
+            }
+        }
+    }
+}
