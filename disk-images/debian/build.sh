@@ -39,7 +39,7 @@ packages=(
   systemd-sysv udev dbus login passwd kmod iproute2 iputils-ping procps util-linux
   linux-image-amd64 initramfs-tools
   openssh-server redis-server redis-tools nginx-light sqlite3 openssl curl netcat-openbsd
-  gcc libc6-dev make python3 libpython3-testsuite
+  gcc libc6-dev make python3 libpython3.11-testsuite
 )
 
 # The whole file system as a tar file, made by mmdebstrap without touching the host.
