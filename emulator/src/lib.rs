@@ -6,4 +6,5 @@
 extern crate alloc;
 
 pub mod machine;
+pub mod simd;
 pub mod softfloat;
