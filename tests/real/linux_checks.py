@@ -1,0 +1,151 @@
+"""Checks on the busybox guests: Debian's kernels to a shell and off again, time, and the digests of a recorded boot."""
+
+import json
+import os
+import time
+
+from console import Failure
+
+APPEND = "console=ttyS0 panic=-1"
+KERNELS = {
+    "cloud": ("vmlinuz-cloud", "initrd.gz"),
+    "generic": ("vmlinuz-generic", "initrd-generic.gz"),
+    "i386": ("vmlinuz-i386", "initrd-i386.gz"),
+}
+
+
+def boot(context, kernel, append=APPEND, options=()):
+    """Starts one of the kernels; returns the machine."""
+    image, initrd = (os.path.join(context.guests, "linux", name) for name in KERNELS[kernel])
+    return context.start(context.emulator.kernel(image, initrd, append, options=options))
+
+
+def shell_and_poweroff(context, kernel):
+    """To a shell on ttyS0; a pipeline and arithmetic; poweroff with exit status 0."""
+    with boot(context, kernel) as machine:
+        ready = machine.expect(r"GUEST-READY ([\d.]+)", 300)
+        machine.expect("# ", 60)
+        machine.shell()
+        if machine.must("seq 1 100 | awk '{ s += $1 * $1 } END { print s }'") != "338350\n":
+            raise Failure(f"wrong sum: {machine.tail()}")
+        machine.must("dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null; gzip -c /tmp/a | gunzip | cmp - /tmp/a")
+        machine.send("poweroff -f\n")
+        machine.powered_off()
+    return f"ready after {ready[1].decode()} s of guest time"
+
+
+def cloud_kernel(context):
+    """Debian's cloud amd64 kernel with busybox."""
+    return shell_and_poweroff(context, "cloud")
+
+
+def generic_kernel(context):
+    """Debian's generic amd64 kernel with busybox."""
+    return shell_and_poweroff(context, "generic")
+
+
+def i386_kernel(context):
+    """Debian's 686-pae kernel with an i386 busybox."""
+    return shell_and_poweroff(context, "i386")
+
+
+def _timed_sleep(machine, seconds):
+    machine.send(f"echo be''gin; sleep {seconds}; echo e''nd\n")
+    machine.expect(r"begin\r?\n", 60)
+    begin = time.monotonic()
+    machine.expect(r"end\r?\n", seconds * 5 + 60)
+    return time.monotonic() - begin
+
+
+def guest_time(context):
+    """`sleep 10` takes 10 s +- 0.1 s on the host, idle and under load; an idle guest uses under 5 % of a core."""
+    with boot(context, "cloud", APPEND + " quiet") as machine:
+        machine.expect("GUEST-READY", 300)
+        machine.expect("# ", 60)
+        machine.shell()
+        time.sleep(2)
+        before = machine.cpu_seconds()
+        idle = _timed_sleep(machine, 10)
+        share = (machine.cpu_seconds() - before) / idle
+        machine.must("while :; do :; done & echo started")
+        time.sleep(3)
+        busy = _timed_sleep(machine, 10)
+        machine.must("kill %1")
+        machine.send("poweroff -f\n")
+        machine.powered_off()
+    seen = f"idle {idle:.3f} s at {share:.1%} of a core, busy {busy:.3f} s"
+    if max(abs(idle - 10), abs(busy - 10)) > 0.1 or share > 0.05:
+        raise Failure(seen)
+    return seen
+
+
+def clock_drift(context):
+    """Over ten minutes the guest's clock stays within 50 ms of the host's."""
+    minutes = float(os.environ.get("REAL_DRIFT_MINUTES", "10"))
+    worst = 0.0
+    with boot(context, "cloud", APPEND + " quiet") as machine:
+        machine.expect("GUEST-READY", 300)
+        machine.expect("# ", 60)
+        machine.shell()
+        first = None
+        end = time.monotonic() + minutes * 60
+        rounds = 0
+        while time.monotonic() < end:
+            # Every other stretch is busy, so that both pacings are seen.
+            machine.must(f"timeout 5 sh -c '{'while :; do :; done' if rounds % 2 else 'sleep 60'}'; true", 120)
+            rounds += 1
+            sent = time.monotonic()
+            text = machine.must("awk '/^now at/ { print $3; exit }' /proc/timer_list")
+            received = time.monotonic()
+            offset = int(text) / 1e9 - (sent + received) / 2
+            first = offset if first is None else first
+            worst = max(worst, abs(offset - first))
+        machine.send("poweroff -f\n")
+        machine.powered_off()
+    seen = f"at most {worst * 1000:.0f} ms apart in {minutes:g} minutes, {rounds} readings"
+    if worst > 0.05:
+        raise Failure(seen)
+    return seen
+
+
+def idle_log(context):
+    """The log of an idle minute adds under 20 kB."""
+    log = os.path.join(context.work, "idle.log")
+    with boot(context, "cloud", APPEND + " quiet", ("--record", log)) as machine:
+        machine.expect("GUEST-READY", 300)
+        machine.expect("# ", 60)
+        machine.shell()
+        time.sleep(3)
+        begin = os.path.getsize(log)
+        time.sleep(60)
+        grown = os.path.getsize(log) - begin
+        machine.send("poweroff -f\n")
+        machine.powered_off()
+    if grown > 20_000:
+        raise Failure(f"{grown} bytes in a minute")
+    return f"{grown} bytes in an idle minute"
+
+
+def recorded_boot(context):
+    """A recorded boot of the cloud kernel replays with every digest equal and the same final state."""
+    log, stats = os.path.join(context.work, "boot.log"), os.path.join(context.work, "boot.json")
+    with boot(context, "cloud", APPEND + ' run="md5sum /bin/busybox"', ("--record", log, "--stats", stats)) as machine:
+        machine.expect("GUEST-EXIT 0", 300)
+        machine.powered_off()
+    return compare_replay(context, log, stats)
+
+
+def compare_replay(context, log, stats):
+    """Replays log; its end must be that of the recorded run."""
+    again = stats + ".replay"
+    with context.start(context.emulator.replay(log, ("--stats", again))) as machine:
+        machine.powered_off(1800)
+    with open(stats, encoding="utf-8") as file:
+        recorded = json.load(file)
+    with open(again, encoding="utf-8") as file:
+        replayed = json.load(file)
+    for key in ("icount", "digest", "exit"):
+        if recorded[key] != replayed[key]:
+            raise Failure(f"{key}: {recorded[key]} recorded, {replayed[key]} replayed")
+    return (f"{recorded['icount']:,} instructions, log {os.path.getsize(log):,} bytes, "
+            f"recorded at {recorded['mips']:.0f} MIPS, replayed at {replayed['mips']:.0f}")
