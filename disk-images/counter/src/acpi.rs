@@ -58,9 +58,7 @@ fn firmware_bytes(address: u32, len: u32) -> Table {
 /// The table with a standard header at `address` (ACPI 6.5, 5.2.6).
 fn table(address: u32) -> Option<Table> {
     let len = firmware_bytes(address, 36).u32(4);
-    let table = (36..=MAX_TABLE_BYTES)
-        .contains(&len)
-        .then(|| firmware_bytes(address, len))?;
+    let table = (36..=MAX_TABLE_BYTES).contains(&len).then(|| firmware_bytes(address, len))?;
     table.has_valid_checksum().then_some(table)
 }
 
@@ -68,14 +66,8 @@ fn table(address: u32) -> Option<Table> {
 /// 6.5, 5.2.5.1).
 fn root_table_address() -> Option<u32> {
     let ebda = u32::from(firmware_bytes(0x40E, 2).u16(0)) << 4;
-    let ebda = if (0x80000..0xA0000).contains(&ebda) {
-        ebda
-    } else {
-        0x9FC00
-    };
-    let candidates = (ebda..ebda + 1024)
-        .step_by(16)
-        .chain((0xE0000..0x100000).step_by(16));
+    let ebda = if (0x80000..0xA0000).contains(&ebda) { ebda } else { 0x9FC00 };
+    let candidates = (ebda..ebda + 1024).step_by(16).chain((0xE0000..0x100000).step_by(16));
     candidates
         .map(|address| firmware_bytes(address, 20))
         .find(|pointer| pointer.0.starts_with(b"RSD PTR ") && pointer.has_valid_checksum())
@@ -84,12 +76,8 @@ fn root_table_address() -> Option<u32> {
 
 fn fadt() -> Option<Table> {
     let root = table(root_table_address()?)?;
-    let entries = (36..root.0.len() - 3)
-        .step_by(4)
-        .map(|offset| root.u32(offset));
-    entries
-        .filter_map(table)
-        .find(|table| table.0.starts_with(b"FACP"))
+    let entries = (36..root.0.len() - 3).step_by(4).map(|offset| root.u32(offset));
+    entries.filter_map(table).find(|table| table.0.starts_with(b"FACP"))
 }
 
 /// The first element of the package `\_S5` (ACPI 6.5, 7.4.2), the sleep type to write to PM1a_CNT.

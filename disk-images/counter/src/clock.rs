@@ -39,11 +39,7 @@ impl Clock {
         let timer = u64::from(timer_end.wrapping_sub(timer_start) & PM_TIMER_MASK).max(1);
         let hz = ((cycles_end - origin) * PM_TIMER_HZ / timer).max(1_000_000);
         let micros_per_cycle = ((1_000_000u128 << FRACTION_BITS) / u128::from(hz)) as u64;
-        Clock {
-            origin,
-            hz,
-            micros_per_cycle,
-        }
+        Clock { origin, hz, micros_per_cycle }
     }
 
     /// Cycles of the time-stamp counter in a second.

@@ -66,11 +66,7 @@ impl EventLog {
             if self.left_out > 0 {
                 log!("{} lines about connections left out", self.left_out);
             }
-            *self = EventLog {
-                second,
-                printed: 0,
-                left_out: 0,
-            };
+            *self = EventLog { second, printed: 0, left_out: 0 };
         }
         self.printed += 1;
         let admitted = self.printed <= EVENTS_PER_SECOND;
@@ -88,9 +84,7 @@ fn listen(socket: &mut tcp::Socket<'static>, port: u16) {
     socket.set_timeout(Some(HANDSHAKE_TIMEOUT));
     socket.set_keep_alive(None);
     socket.set_nagle_enabled(false);
-    socket
-        .listen(port)
-        .expect("a closed socket can listen on a port that is not 0");
+    socket.listen(port).expect("a closed socket can listen on a port that is not 0");
 }
 
 impl Connection {
@@ -98,11 +92,7 @@ impl Connection {
     pub fn new(sockets: &mut SocketSet<'static>, port: u16) -> Self {
         let mut socket = new_socket();
         listen(&mut socket, port);
-        Connection {
-            socket: sockets.add(socket),
-            port,
-            open: None,
-        }
+        Connection { socket: sockets.add(socket), port, open: None }
     }
 
     /// Whether a client is connected.
@@ -155,23 +145,14 @@ impl Connection {
         socket.set_timeout(Some(PEER_TIMEOUT));
         socket.set_keep_alive(Some(KEEP_ALIVE));
         let (service, deadline) = match self.port {
-            HTTP_PORT => (
-                Service::Http(HttpSession::new()),
-                Some(now + PATIENCE_MICROS),
-            ),
+            HTTP_PORT => (Service::Http(HttpSession::new()), Some(now + PATIENCE_MICROS)),
             _ => (Service::Line(LineSession::new()), None),
         };
         if events.admits(now) {
             log!("{peer} connected to port {}", self.port);
         }
         let outbox = Outbox::default();
-        self.open = Some(Open {
-            peer,
-            service,
-            outbox,
-            deadline,
-            is_closing: false,
-        });
+        self.open = Some(Open { peer, service, outbox, deadline, is_closing: false });
     }
 
     /// Listens again. A socket in TIME-WAIT is replaced: its place is worth more than the wait.
@@ -230,9 +211,7 @@ impl Open {
     /// Hands the service what came, when its last answers are sent; after the last answer, throws
     /// it away.
     fn receive(&mut self, socket: &mut tcp::Socket<'static>, shared: &mut Shared) -> usize {
-        let Open {
-            outbox, service, ..
-        } = self;
+        let Open { outbox, service, .. } = self;
         if !outbox.is_empty() {
             return 0;
         }
@@ -244,10 +223,6 @@ impl Open {
             };
             (taken, taken)
         };
-        if socket.can_recv() {
-            socket.recv(take).unwrap_or(0)
-        } else {
-            0
-        }
+        if socket.can_recv() { socket.recv(take).unwrap_or(0) } else { 0 }
     }
 }

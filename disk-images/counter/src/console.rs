@@ -30,11 +30,7 @@ pub struct Console {
 impl Console {
     /// A console with an empty line.
     pub fn new() -> Self {
-        Console {
-            line: String::new(),
-            session: LineSession::new(),
-            outbox: Outbox::default(),
-        }
+        Console { line: String::new(), session: LineSession::new(), outbox: Outbox::default() }
     }
 
     /// Takes a typed byte, echoes it, and at the end of a line runs the command.

@@ -52,11 +52,7 @@ const CRC_TABLE: [u32; 256] = {
         let mut crc = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 != 0 {
-                crc >> 1 ^ 0xEDB8_8320
-            } else {
-                crc >> 1
-            };
+            crc = if crc & 1 != 0 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
             bit += 1;
         }
         table[index] = crc;
@@ -91,10 +87,7 @@ impl Record {
     fn decode(sector: &[u8; SECTOR_BYTES]) -> Option<Self> {
         let is_valid =
             sector[0..8] == *MAGIC && sector[CRC_AT..] == crc32(&sector[..CRC_AT]).to_le_bytes();
-        is_valid.then(|| Record {
-            sequence: u64_at(sector, 8),
-            value: u64_at(sector, 16),
-        })
+        is_valid.then(|| Record { sequence: u64_at(sector, 8), value: u64_at(sector, 16) })
     }
 
     /// The sector that this record belongs in.
@@ -107,22 +100,11 @@ impl Counter {
     /// Reads the counter from `disk`.
     pub fn load(mut disk: Disk) -> Self {
         let sectors = SLOT_LBAS.map(|lba| disk.read_now(lba));
-        let newest = sectors
-            .iter()
-            .filter_map(Record::decode)
-            .max_by_key(|record| record.sequence);
+        let newest = sectors.iter().filter_map(Record::decode).max_by_key(|record| record.sequence);
         let is_blank = sectors.iter().flatten().all(|byte| *byte == 0);
-        assert!(
-            newest.is_some() || is_blank,
-            "both copies of the counter on the disk are damaged"
-        );
+        assert!(newest.is_some() || is_blank, "both copies of the counter on the disk are damaged");
         let durable = newest.unwrap_or_default();
-        Counter {
-            disk,
-            durable,
-            assigned: durable.value,
-            storing: Storing::Nothing,
-        }
+        Counter { disk, durable, assigned: durable.value, storing: Storing::Nothing }
     }
 
     /// Counts up and returns the new number, which may be told to nobody before
@@ -155,10 +137,7 @@ impl Counter {
     /// Starts a write if a number waits for one and the disk is free.
     pub fn store(&mut self) {
         if matches!(self.storing, Storing::Nothing) && self.assigned > self.durable.value {
-            let record = Record {
-                sequence: self.durable.sequence + 1,
-                value: self.assigned,
-            };
+            let record = Record { sequence: self.durable.sequence + 1, value: self.assigned };
             self.disk.start_write(record.lba(), &record.encode());
             self.storing = Storing::Writing(record);
         }

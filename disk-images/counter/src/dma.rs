@@ -51,10 +51,7 @@ impl<T: Copy> DmaArray<T> {
 
     /// `len` values from `from` on, which the device must not be writing.
     pub fn slice(&self, from: usize, len: usize) -> &[T] {
-        assert!(
-            from <= self.len && len <= self.len - from,
-            "DMA slice out of bounds"
-        );
+        assert!(from <= self.len && len <= self.len - from, "DMA slice out of bounds");
         compiler_fence(Ordering::SeqCst);
         // SAFETY: in bounds, initialised by the allocation; the driver owns this part until it
         // hands it back.
@@ -63,10 +60,7 @@ impl<T: Copy> DmaArray<T> {
 
     /// `len` values from `from` on, which the device must not be using.
     pub fn slice_mut(&mut self, from: usize, len: usize) -> &mut [T] {
-        assert!(
-            from <= self.len && len <= self.len - from,
-            "DMA slice out of bounds"
-        );
+        assert!(from <= self.len && len <= self.len - from, "DMA slice out of bounds");
         compiler_fence(Ordering::SeqCst);
         // SAFETY: as in `slice`, and borrowed uniquely.
         unsafe { core::slice::from_raw_parts_mut(self.start.add(from), len) }

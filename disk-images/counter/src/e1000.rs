@@ -111,13 +111,7 @@ impl Ring {
             next: 0,
         };
         for index in 0..len {
-            ring.descriptors.write(
-                index,
-                Descriptor {
-                    address: ring.address(index),
-                    control: 0,
-                },
-            );
+            ring.descriptors.write(index, Descriptor { address: ring.address(index), control: 0 });
         }
         ring
     }
@@ -132,8 +126,7 @@ impl Ring {
 
     fn set_control(&mut self, index: usize, control: u64) {
         let address = self.address(index);
-        self.descriptors
-            .write(index, Descriptor { address, control });
+        self.descriptors.write(index, Descriptor { address, control });
     }
 
     fn advance(&mut self) {
@@ -176,10 +169,7 @@ impl E1000 {
             .expect("there must be an Intel 82540EM network card");
         function.enable(pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
         let bar = function.bar(0);
-        assert!(
-            bar & 1 == 0 && bar >> 4 != 0,
-            "the card's BAR 0 must be memory (it is {bar:#x})"
-        );
+        assert!(bar & 1 == 0 && bar >> 4 != 0, "the card's BAR 0 must be memory (it is {bar:#x})");
         let registers = Registers((bar & !0xF) as usize as *mut u8);
         reset(registers);
         let mac = read_mac(registers);
@@ -291,9 +281,8 @@ fn reset(registers: Registers) {
 fn read_mac(registers: Registers) -> [u8; 6] {
     let word = |address: u32| {
         registers.write(EERD, address << 8 | EERD_START);
-        let value = (0..1_000_000)
-            .map(|_| registers.read(EERD))
-            .find(|value| value & EERD_DONE != 0);
+        let value =
+            (0..1_000_000).map(|_| registers.read(EERD)).find(|value| value & EERD_DONE != 0);
         ((value.expect("the card's EEPROM must answer") >> 16) as u16).to_le_bytes()
     };
     let [[a, b], [c, d], [e, f]] = [word(0), word(1), word(2)];
@@ -409,8 +398,6 @@ impl phy::Device for E1000 {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
-        self.transmitter
-            .has_room()
-            .then_some(TxToken(&mut self.transmitter))
+        self.transmitter.has_room().then_some(TxToken(&mut self.transmitter))
     }
 }

@@ -25,11 +25,7 @@ struct Response {
 
 impl Response {
     fn plain(status: &'static str, body: String) -> Self {
-        Response {
-            status,
-            media_type: "text/plain",
-            body,
-        }
+        Response { status, media_type: "text/plain", body }
     }
 
     fn error(status: &'static str) -> Self {
@@ -53,11 +49,7 @@ impl HttpSession {
                 break;
             }
             if self.head.len() == MAX_HEAD_BYTES {
-                send(
-                    outbox,
-                    true,
-                    &Response::error("431 Request Header Fields Too Large"),
-                );
+                send(outbox, true, &Response::error("431 Request Header Fields Too Large"));
                 break;
             }
         }
@@ -65,31 +57,19 @@ impl HttpSession {
     }
 
     fn respond(&self, outbox: &mut Outbox, shared: &mut Shared) {
-        let line = self
-            .head
-            .split(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        let mut words = str::from_utf8(line)
-            .unwrap_or_default()
-            .split_ascii_whitespace();
+        let line = self.head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let mut words = str::from_utf8(line).unwrap_or_default().split_ascii_whitespace();
         let (method, target, version) = (words.next(), words.next(), words.next());
-        let (Some(method), Some(target), true) = (
-            method,
-            target,
-            version.is_some_and(|version| version.starts_with("HTTP/1.")),
-        ) else {
+        let (Some(method), Some(target), true) =
+            (method, target, version.is_some_and(|version| version.starts_with("HTTP/1.")))
+        else {
             return send(outbox, true, &Response::error("400 Bad Request"));
         };
         let path = target.split('?').next().unwrap_or_default();
         let response = match (method, path) {
             ("GET" | "HEAD", "/") => {
                 outbox.promise(shared.counter.assigned());
-                Response {
-                    status: "200 OK",
-                    media_type: "text/html",
-                    body: page(shared),
-                }
+                Response { status: "200 OK", media_type: "text/html", body: page(shared) }
             }
             ("GET" | "HEAD", "/counter") => {
                 outbox.promise(shared.counter.assigned());
@@ -108,11 +88,7 @@ impl HttpSession {
 }
 
 fn send(outbox: &mut Outbox, with_body: bool, response: &Response) {
-    let Response {
-        status,
-        media_type,
-        body,
-    } = response;
+    let Response { status, media_type, body } = response;
     let len = body.len();
     let shown = if with_body { body } else { "" };
     write!(

@@ -94,20 +94,12 @@ impl Disk {
         assert!(self.running.is_none(), "one disk command at a time");
         self.running = Some(command);
         let transfers = command != FLUSH_CACHE;
-        let to_memory = if command == READ_DMA {
-            BUS_MASTER_TO_MEMORY
-        } else {
-            0
-        };
+        let to_memory = if command == READ_DMA { BUS_MASTER_TO_MEMORY } else { 0 };
         self.clear_bus_master();
         if transfers {
-            assert!(
-                lba < self.sectors,
-                "sector {lba} is beyond the end of the disk"
-            );
+            assert!(lba < self.sectors, "sector {lba} is beyond the end of the disk");
             let address = u64::from(self.sector.physical());
-            self.region
-                .write(0, LAST_REGION | (SECTOR_BYTES as u64) << 32 | address);
+            self.region.write(0, LAST_REGION | (SECTOR_BYTES as u64) << 32 | address);
             out32(self.bus_master + 4, self.region.physical());
             out8(self.bus_master, to_memory);
         }

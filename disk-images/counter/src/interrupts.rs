@@ -123,10 +123,7 @@ pub fn init() {
             IDT[vector] = Gate::new(*handler, ist);
         }
         cpu::load_task_register(TSS_SELECTOR);
-        cpu::load_idt(
-            (&raw const IDT) as u64,
-            (size_of::<Gate>() * VECTORS - 1) as u16,
-        );
+        cpu::load_idt((&raw const IDT) as u64, (size_of::<Gate>() * VECTORS - 1) as u16);
     }
 }
 

@@ -22,11 +22,7 @@ pub struct LineSession {
 impl LineSession {
     /// A conversation that begins now.
     pub fn new() -> Self {
-        LineSession {
-            opened: Sample::take(),
-            line: Vec::new(),
-            is_too_long: false,
-        }
+        LineSession { opened: Sample::take(), line: Vec::new(), is_too_long: false }
     }
 
     /// Takes bytes of the client, as many as `outbox` has room to answer, and returns how many it
@@ -72,10 +68,7 @@ impl LineSession {
             answer(outbox, format_args!("{number}"));
         } else if is("SESSION") {
             let (boot, opened, now) = (&shared.boot, &self.opened, Sample::take());
-            answer(
-                outbox,
-                format_args!("SESSION boot: {boot}; opened: {opened}; now: {now}"),
-            );
+            answer(outbox, format_args!("SESSION boot: {boot}; opened: {opened}; now: {now}"));
         } else if is("ECHO") {
             answer(outbox, format_args!("{text}"));
         } else if is("QUIT") {

@@ -44,8 +44,7 @@ unsafe impl GlobalAlloc for SingleCoreHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the one reference to the heap while this call lasts.
         let heap = unsafe { &mut *self.0.get() };
-        heap.allocate_first_fit(layout)
-            .map_or(null_mut(), NonNull::as_ptr)
+        heap.allocate_first_fit(layout).map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -90,11 +89,7 @@ pub fn init(map: &[E820Entry]) -> u64 {
     // SAFETY: runs once, before the first allocation; the space is zeroed and used by the heap
     // alone.
     unsafe { (*HEAP.0.get()).init(HEAP_SPACE.0.get().cast(), HEAP_BYTES) };
-    map.iter()
-        .filter(|entry| entry.is_usable())
-        .map(E820Entry::length)
-        .sum::<u64>()
-        >> 20
+    map.iter().filter(|entry| entry.is_usable()).map(E820Entry::length).sum::<u64>() >> 20
 }
 
 /// Bytes of the heap in use.

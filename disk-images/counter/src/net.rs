@@ -62,9 +62,7 @@ impl Net {
         let dhcp = sockets.add(dhcpv4::Socket::new());
         let lines = [LINE_PORT; LINE_CONNECTIONS];
         let connections = lines.into_iter().chain([HTTP_PORT; HTTP_CONNECTIONS]);
-        let connections = connections
-            .map(|port| Connection::new(&mut sockets, port))
-            .collect();
+        let connections = connections.map(|port| Connection::new(&mut sockets, port)).collect();
         Net {
             card,
             interface,
@@ -98,10 +96,7 @@ impl Net {
 
     /// Clients connected.
     pub fn open_connections(&self) -> usize {
-        self.connections
-            .iter()
-            .filter(|connection| connection.is_open())
-            .count()
+        self.connections.iter().filter(|connection| connection.is_open()).count()
     }
 
     /// Begins to end all connections.
@@ -129,9 +124,7 @@ impl Net {
         let sent_all = self.send(now);
         self.card.return_buffers();
         let wait = self.interface.poll_delay(instant(now), &self.sockets);
-        let wait = wait.map_or(MAX_WAIT_MICROS, |wait| {
-            wait.total_micros().min(MAX_WAIT_MICROS)
-        });
+        let wait = wait.map_or(MAX_WAIT_MICROS, |wait| wait.total_micros().min(MAX_WAIT_MICROS));
         self.deadline = now + wait;
         !received_all || !sent_all || has_output
     }
@@ -139,8 +132,7 @@ impl Net {
     fn receive(&mut self, now: u64) -> bool {
         for _ in 0..WORK_BOUND {
             let result =
-                self.interface
-                    .poll_ingress_single(instant(now), &mut self.card, &mut self.sockets);
+                self.interface.poll_ingress_single(instant(now), &mut self.card, &mut self.sockets);
             if result == PollIngressSingleResult::None {
                 return true;
             }
@@ -151,8 +143,7 @@ impl Net {
     fn send(&mut self, now: u64) -> bool {
         for _ in 0..WORK_BOUND {
             let result =
-                self.interface
-                    .poll_egress(instant(now), &mut self.card, &mut self.sockets);
+                self.interface.poll_egress(instant(now), &mut self.card, &mut self.sockets);
             if result == PollResult::None {
                 return true;
             }
@@ -171,8 +162,7 @@ impl Net {
             Some(dhcpv4::Event::Deconfigured) if self.addressing == Addressing::Dhcp => {
                 log!("DHCP lease lost");
                 self.addressing = Addressing::Waiting(now + DHCP_PATIENCE_MICROS);
-                self.interface
-                    .update_ip_addrs(|addresses| addresses.clear());
+                self.interface.update_ip_addrs(|addresses| addresses.clear());
             }
             _ => {}
         }
@@ -187,16 +177,12 @@ impl Net {
     fn set_address(&mut self, address: Ipv4Cidr, router: Option<Ipv4Address>, shared: &Shared) {
         self.interface.update_ip_addrs(|addresses| {
             addresses.clear();
-            addresses
-                .push(IpCidr::Ipv4(address))
-                .expect("room for one address");
+            addresses.push(IpCidr::Ipv4(address)).expect("room for one address");
         });
         self.interface.routes_mut().remove_default_ipv4_route();
         if let Some(router) = router {
             let routes = self.interface.routes_mut();
-            routes
-                .add_default_ipv4_route(router)
-                .expect("room for one route");
+            routes.add_default_ipv4_route(router).expect("room for one route");
         }
         log!(
             "ready ip={} counter={} port={LINE_PORT} http={HTTP_PORT} ({})",

@@ -43,11 +43,7 @@ impl Outbox {
 
     /// What may be sent now that the counter is durable up to `durable`.
     pub fn sendable(&self, durable: u64) -> &[u8] {
-        if self.promised <= durable {
-            &self.bytes[self.sent..]
-        } else {
-            &[]
-        }
+        if self.promised <= durable { &self.bytes[self.sent..] } else { &[] }
     }
 
     /// Takes note that `len` bytes of what was sendable are sent.

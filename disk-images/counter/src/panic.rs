@@ -29,17 +29,10 @@ impl Write for ScreenText {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let _ = write!(Unqueued, "\r\ncounter: panic: {info}\r\n");
-    let mut text = ScreenText {
-        bytes: [0; 4 * vga::COLUMNS],
-        len: 0,
-    };
+    let mut text = ScreenText { bytes: [0; 4 * vga::COLUMNS], len: 0 };
     let _ = write!(text, "counter: panic: {info}");
     for (row, line) in text.bytes[..text.len].chunks(vga::COLUMNS).enumerate() {
-        vga::write_row(
-            vga::ROWS - 4 + row,
-            vga::ALARM,
-            str::from_utf8(line).unwrap_or("?"),
-        );
+        vga::write_row(vga::ROWS - 4 + row, vga::ALARM, str::from_utf8(line).unwrap_or("?"));
     }
     cpu::out8(DEBUG_EXIT, DEBUG_EXIT_PANIC);
     cpu::halt_forever()

@@ -74,14 +74,9 @@ impl Function {
 /// The first function on bus 0 that `wanted` accepts.
 pub fn find(wanted: impl Fn(Function) -> bool) -> Option<Function> {
     let functions = (0..32).flat_map(|device| {
-        let first = Function {
-            device,
-            function: 0,
-        };
+        let first = Function { device, function: 0 };
         let several = first.read(0x0C) & 0x80_0000 != 0; // header type, multi-function bit
         (0..if several { 8 } else { 1 }).map(move |function| Function { device, function })
     });
-    functions
-        .filter(|function| function.id() & 0xFFFF != 0xFFFF)
-        .find(|function| wanted(*function))
+    functions.filter(|function| function.id() & 0xFFFF != 0xFFFF).find(|function| wanted(*function))
 }

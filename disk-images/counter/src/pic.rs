@@ -27,10 +27,9 @@ const PIT_HZ: u32 = 1_193_182;
 
 /// Initializes both controllers with every line but the timer's closed, and starts the timer.
 pub fn init() {
-    for (port, vector, icw3) in [
-        (MASTER, FIRST_IRQ_VECTOR, 1 << CASCADE_LINE),
-        (SLAVE, FIRST_IRQ_VECTOR + 8, CASCADE_LINE),
-    ] {
+    for (port, vector, icw3) in
+        [(MASTER, FIRST_IRQ_VECTOR, 1 << CASCADE_LINE), (SLAVE, FIRST_IRQ_VECTOR + 8, CASCADE_LINE)]
+    {
         out8(port, 0x11); // ICW1: edge-triggered, cascaded, ICW4 follows
         out8(port + 1, vector); // ICW2
         out8(port + 1, icw3); // ICW3
@@ -48,11 +47,7 @@ pub fn init() {
 
 /// The command port of the controller that has `line`, and the line's bit there.
 fn controller(line: u8) -> (u16, u8) {
-    if line < 8 {
-        (MASTER, 1 << line)
-    } else {
-        (SLAVE, 1 << (line - 8))
-    }
+    if line < 8 { (MASTER, 1 << line) } else { (SLAVE, 1 << (line - 8)) }
 }
 
 /// Closes `line`.

@@ -26,18 +26,8 @@ pub struct DateTime {
 
 impl fmt::Display for DateTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DateTime {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-        } = self;
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
-        )
+        let DateTime { year, month, day, hour, minute, second } = self;
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
     }
 }
 
@@ -71,11 +61,7 @@ pub fn now() -> DateTime {
 
 fn decode(registers: [u8; 7], status_b: u8) -> DateTime {
     let number = |value: u8| {
-        if status_b & BINARY != 0 {
-            value
-        } else {
-            (value >> 4) * 10 + (value & 0x0F)
-        }
+        if status_b & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0x0F) }
     };
     let [second, minute, raw_hour, day, month, year, century] = registers;
     let hour = if status_b & HOURS_24 != 0 {

@@ -68,11 +68,7 @@ impl Transmitter {
                 self.len -= 1;
             }
         }
-        let waits = if self.len > 0 {
-            ENABLE_TRANSMITTER_EMPTY
-        } else {
-            0
-        };
+        let waits = if self.len > 0 { ENABLE_TRANSMITTER_EMPTY } else { 0 };
         out8(INTERRUPT_ENABLE, ENABLE_RECEIVED | waits);
     }
 }

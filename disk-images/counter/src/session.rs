@@ -15,11 +15,7 @@ pub struct Sample {
 impl Sample {
     /// Reads all three.
     pub fn take() -> Self {
-        Sample {
-            rdrand: rdrand(),
-            tsc: rdtsc(),
-            rtc: rtc::now(),
-        }
+        Sample { rdrand: rdrand(), tsc: rdtsc(), rtc: rtc::now() }
     }
 
     /// A number that is hard to guess, for the network stack's sequence numbers and ports.

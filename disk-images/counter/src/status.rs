@@ -18,28 +18,16 @@ pub struct StatusScreen {
 fn rows(net: &mut Net, shared: &Shared) -> Vec<String> {
     let uptime = shared.clock.now() / 1_000_000;
     let (received, sent) = net.card().frames();
-    let link = if net.card().is_link_up() {
-        "up"
-    } else {
-        "down"
-    };
+    let link = if net.card().is_link_up() { "up" } else { "down" };
     let mac = EthernetAddress(net.card().mac());
-    let address = net
-        .address()
-        .map_or_else(|| String::from("none"), |address| format!("{address}"));
+    let address =
+        net.address().map_or_else(|| String::from("none"), |address| format!("{address}"));
     let counter = &shared.counter;
     Vec::from([
-        format!(
-            " counter {}    TCP port 7777, HTTP port 80",
-            env!("CARGO_PKG_VERSION")
-        ),
+        format!(" counter {}    TCP port 7777, HTTP port 80", env!("CARGO_PKG_VERSION")),
         String::new(),
         format!(" counter      {}", counter.durable()),
-        format!(
-            " disk writes  {}   disk of {} sectors",
-            counter.writes(),
-            counter.disk_sectors()
-        ),
+        format!(" disk writes  {}   disk of {} sectors", counter.writes(), counter.disk_sectors()),
         String::new(),
         format!(" address      {address}, {}", net.addressing()),
         format!(" card         {mac}, link {link}, {received} frames received, {sent} sent"),
@@ -54,10 +42,7 @@ fn rows(net: &mut Net, shared: &Shared) -> Vec<String> {
         ),
         format!(" clock        {}", rtc::now()),
         format!(" at boot      {}", shared.boot),
-        format!(
-            " processor    {} MHz time-stamp counter",
-            shared.clock.hz() / 1_000_000
-        ),
+        format!(" processor    {} MHz time-stamp counter", shared.clock.hz() / 1_000_000),
         format!(
             " memory       {} MiB, {} KiB of heap in use",
             shared.memory_mib,

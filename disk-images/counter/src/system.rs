@@ -52,10 +52,7 @@ pub struct System {
 impl System {
     /// Starts every driver and reads the counter.
     pub fn new(memory_mib: u64) -> Self {
-        log!(
-            "version {} starting, {memory_mib} MiB of memory",
-            env!("CARGO_PKG_VERSION")
-        );
+        log!("version {} starting, {memory_mib} MiB of memory", env!("CARGO_PKG_VERSION"));
         let boot = Sample::take();
         log!("session {boot}");
         let acpi = Acpi::new();
@@ -67,12 +64,7 @@ impl System {
         System {
             acpi,
             net,
-            shared: Shared {
-                counter,
-                boot,
-                clock,
-                memory_mib,
-            },
+            shared: Shared { counter, boot, clock, memory_mib },
             console: Console::new(),
             screen: StatusScreen::new(),
             screen_due: 0,
@@ -82,11 +74,11 @@ impl System {
 
     /// The main loop: does what there is to do, then halts until an interrupt.
     pub fn run(&mut self) -> ! {
+        let mut has_more_work = false;
         loop {
             let serviced = self.service_interrupts();
             let now = self.shared.clock.now();
-            let mut has_more_work = false;
-            if serviced || self.net.is_due(now) {
+            if serviced || has_more_work || self.net.is_due(now) {
                 has_more_work = self.net.run(&mut self.shared);
                 self.shared.counter.store();
                 self.console.print_answers(self.shared.counter.durable());
