@@ -4,11 +4,29 @@
 //! call that can change an interrupt line or a deadline the CPU asks
 //! [`Board::interrupt_pending`] and [`Board::deadline`] again.
 
-use crate::io::{Input, Output};
-use crate::ram::Ram;
+mod ports;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod wires;
+
+use crate::io::{Input, Output, PowerInput};
+use crate::pc::ioapic::{self, IoApic};
+use crate::pc::lapic::Lapic;
+use crate::pc::pic8259::Pic8259;
+use crate::pc::pit8254::Pit8254;
+use crate::pc::rtc_cmos::RtcCmos;
+use crate::pc::uart16550::Uart16550;
+use crate::ram::{self, Ram};
 use crate::time::VirtualNs;
 use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use wires::IsaLines;
+
+const MSR_APIC_BASE: u32 = 0x1B;
+const MSR_TSC_DEADLINE: u32 = 0x6E0;
 
 /// What the board asks of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,119 +55,272 @@ pub struct BoardConfig {
 /// All chips and the wires between them.
 #[derive(Serialize, Deserialize)]
 pub struct Board {
+    pic: Pic8259,
+    pit: Pit8254,
+    rtc: RtcCmos,
+    uarts: Vec<Uart16550>,
+    lapic: Lapic,
+    ioapic: IoApic,
+    isa: IsaLines,
+    /// The FERR# latch.
+    ferr: bool,
+    /// Port 80h.
+    post: u8,
+    /// Port 92h.
+    port_92: u8,
+    /// Port CF9h.
+    reset_control: u8,
     outputs: VecDeque<Output>,
     signal: Option<Signal>,
+    /// INTR to the CPU.
+    intr: bool,
+    deadline: Option<VirtualNs>,
 }
 
 impl Board {
     /// The board after power-on.
-    pub fn new(_config: &BoardConfig, _ram: &mut Ram) -> Self {
-        Self { outputs: VecDeque::new(), signal: None }
+    pub fn new(config: &BoardConfig, ram: &mut Ram) -> Self {
+        let mut board = Self {
+            pic: Pic8259::default(),
+            pit: Pit8254::default(),
+            rtc: RtcCmos::new(ram.size(), ram.size().min(ram::HOLE)),
+            uarts: vec![Uart16550::default(); usize::from(config.uarts.min(4))],
+            lapic: Lapic::default(),
+            ioapic: IoApic::default(),
+            isa: IsaLines::default(),
+            ferr: false,
+            post: 0,
+            port_92: 0,
+            reset_control: 0,
+            outputs: VecDeque::new(),
+            signal: None,
+            intr: false,
+            deadline: None,
+        };
+        board.settle(VirtualNs(0));
+        board
     }
 
     /// Hard reset: every chip to its power-on state; what the outside has in flight is forgotten.
-    pub fn reset(&mut self, _ram: &mut Ram, _now: VirtualNs) {
+    /// The clock keeps the time, and its memory.
+    pub fn reset(&mut self, ram: &mut Ram, now: VirtualNs) {
+        self.pic = Pic8259::default();
+        self.pit = Pit8254::default();
+        self.rtc.reset(now);
+        self.uarts.fill(Uart16550::default());
+        self.lapic = Lapic::default();
+        self.ioapic = IoApic::default();
+        self.isa = IsaLines::default();
+        self.ferr = false;
+        self.port_92 = 0;
+        self.reset_control = 0;
         self.signal = None;
+        ram.shadow_rom();
+        self.sync_pit(now);
+        self.settle(now);
     }
 
     /// Reads `size` (1, 2 or 4) bytes from `port`; absent devices read as ones.
-    pub fn port_read(&mut self, _ram: &mut Ram, _now: VirtualNs, _port: u16, _size: u8) -> u32 {
-        u32::MAX
+    pub fn port_read(&mut self, ram: &mut Ram, now: VirtualNs, port: u16, size: u8) -> u32 {
+        self.advance(ram, now);
+        let value = self.decode_read(ram, now, port, size);
+        self.settle(now);
+        value
     }
 
     /// Writes the low `size` (1, 2 or 4) bytes of `value` to `port`.
-    pub fn port_write(
-        &mut self,
-        _ram: &mut Ram,
-        _now: VirtualNs,
-        port: u16,
-        _size: u8,
-        value: u32,
-    ) {
-        match port {
-            0xE9 => self.outputs.push_back(Output::Debug(value as u8)),
-            0xF4 => self.signal = Some(Signal::DebugExit(value)),
-            _ => {}
-        }
+    pub fn port_write(&mut self, ram: &mut Ram, now: VirtualNs, port: u16, size: u8, value: u32) {
+        self.advance(ram, now);
+        self.decode_write(ram, now, port, size, value);
+        self.settle(now);
     }
 
     /// Reads `size` (1, 2, 4 or 8) bytes at the physical address `pa`, which no memory backs.
-    pub fn mmio_read(&mut self, _ram: &mut Ram, _now: VirtualNs, _pa: u64, _size: u8) -> u64 {
+    pub fn mmio_read(&mut self, ram: &mut Ram, now: VirtualNs, pa: u64, size: u8) -> u64 {
+        self.advance(ram, now);
+        let offset = pa & 0xFFF;
+        if self.lapic.page() == Some(pa - offset) {
+            let value = lanes_read(offset, size, |at| self.lapic.read(now, at & !0xF));
+            self.settle(now);
+            return value;
+        }
+        if pa - offset == ioapic::BASE {
+            return lanes_read(offset, size, |at| self.ioapic.read(at));
+        }
         u64::MAX
     }
 
     /// Writes the low `size` (1, 2, 4 or 8) bytes of `value` at `pa`, which no memory backs.
-    pub fn mmio_write(
-        &mut self,
-        _ram: &mut Ram,
-        _now: VirtualNs,
-        _pa: u64,
-        _size: u8,
-        _value: u64,
-    ) {
+    pub fn mmio_write(&mut self, ram: &mut Ram, now: VirtualNs, pa: u64, size: u8, value: u64) {
+        self.advance(ram, now);
+        let offset = pa & 0xFFF;
+        if self.lapic.page() == Some(pa - offset) {
+            // Narrower accesses are undefined (SDM 3A 11.4.1) and ignored.
+            if size >= 4 && offset & 0xF == 0 {
+                self.lapic.write(now, offset, value as u32);
+            }
+        } else if pa - offset == ioapic::BASE {
+            if offset & 0xF == 0 {
+                self.sync_pit(now);
+                self.ioapic.write(offset, value as u32);
+            }
+        } else {
+            return;
+        }
+        self.settle(now);
     }
 
     /// Takes an input from outside; DMA happens here. (ClockRate and Entropy are the CPU's and do
     /// not come here.)
-    pub fn input(&mut self, _ram: &mut Ram, _now: VirtualNs, _input: Input) {}
-
-    /// The next virtual time at which [`Board::advance`] must be called, if any.
-    pub fn deadline(&self) -> Option<VirtualNs> {
-        None
+    pub fn input(&mut self, ram: &mut Ram, now: VirtualNs, input: Input) {
+        self.advance(ram, now);
+        match input {
+            Input::ConsoleRx { port, bytes } => {
+                if let Some(uart) = self.uarts.get_mut(usize::from(port)) {
+                    uart.input(now, &bytes);
+                }
+            }
+            Input::Power(PowerInput::Reset) => self.signal = Some(Signal::Reset),
+            Input::Power(PowerInput::Off) => self.signal = Some(Signal::PowerOff),
+            Input::WallClock(unix_ns) => self.rtc.set_wall_clock(now, unix_ns),
+            _ => {}
+        }
+        self.settle(now);
     }
 
-    /// Lets every timer that is due by `now` fire.
-    pub fn advance(&mut self, _ram: &mut Ram, _now: VirtualNs) {}
+    /// The next virtual time at which [`Board::advance`] must be called, if any.
+    #[inline(always)]
+    pub fn deadline(&self) -> Option<VirtualNs> {
+        self.deadline
+    }
+
+    /// Lets every timer that is due by `now` fire; without one does nothing.
+    #[inline]
+    pub fn advance(&mut self, _ram: &mut Ram, now: VirtualNs) {
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.fire(now);
+        }
+    }
+
+    fn fire(&mut self, now: VirtualNs) {
+        self.lapic.advance(now);
+        self.rtc.advance(now);
+        for uart in &mut self.uarts {
+            uart.advance(now);
+        }
+        if self.pit_deadline().is_some_and(|at| at <= now) {
+            self.sync_pit(now);
+        }
+        self.wire();
+        self.set_deadline();
+    }
+
+    /// Brings wires and deadline up to date after an access.
+    fn settle(&mut self, now: VirtualNs) {
+        self.wire();
+        self.set_deadline();
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.fire(now);
+        }
+    }
+
+    fn set_deadline(&mut self) {
+        let timers = [self.lapic.deadline(), self.rtc.deadline(), self.pit_deadline()];
+        let uarts = self.uarts.iter().map(Uart16550::deadline);
+        self.deadline = timers.into_iter().chain(uarts).flatten().min();
+    }
 
     /// Whether INTR is asserted to the CPU: a LAPIC vector above TPR, or ExtINT from the PIC.
+    #[inline(always)]
     pub fn interrupt_pending(&self) -> bool {
-        false
+        self.intr
     }
 
     /// The interrupt-acknowledge cycle: the vector to deliver (LAPIC first, else PIC). `None` if
     /// the request went away.
-    pub fn acknowledge_interrupt(&mut self, _now: VirtualNs) -> Option<u8> {
-        None
+    pub fn acknowledge_interrupt(&mut self, now: VirtualNs) -> Option<u8> {
+        if !self.intr {
+            return None;
+        }
+        let vector = self.lapic.acknowledge().or_else(|| {
+            self.lapic.clear_extint();
+            self.pic.acknowledge()
+        });
+        self.settle(now);
+        vector
     }
 
     /// Takes a pending NMI (LAPIC LINT1 or NMI delivery mode), if any.
     pub fn take_nmi(&mut self) -> bool {
-        false
+        self.lapic.take_nmi()
+    }
+
+    /// Whether an NMI waits.
+    #[inline(always)]
+    pub fn nmi_pending(&self) -> bool {
+        self.lapic.nmi()
     }
 
     /// The task-priority class for CR8 (TPR bits 7:4).
     pub fn cr8(&self) -> u8 {
-        0
+        self.lapic.tpr() >> 4
     }
 
     /// Writes CR8 (TPR bits 7:4).
-    pub fn set_cr8(&mut self, _now: VirtualNs, _class: u8) {}
+    pub fn set_cr8(&mut self, now: VirtualNs, class: u8) {
+        self.lapic.set_tpr(class << 4);
+        self.settle(now);
+    }
 
     /// RDMSR of an MSR that belongs to the board (IA32_APIC_BASE 1Bh, IA32_TSC_DEADLINE 6E0h);
     /// `None`: not the board's.
-    pub fn read_msr(&mut self, _now: VirtualNs, _msr: u32) -> Option<u64> {
-        None
+    pub fn read_msr(&mut self, now: VirtualNs, msr: u32) -> Option<u64> {
+        match msr {
+            MSR_APIC_BASE => Some(self.lapic.base()),
+            MSR_TSC_DEADLINE => Some(self.lapic.tsc_deadline(now)),
+            _ => None,
+        }
     }
 
     /// WRMSR of the same; `None`: not the board's; `Some(false)`: reserved bits, #GP.
     /// `tsc_offset` is guest TSC minus virtual nanoseconds (the TSC runs at 1 GHz).
     pub fn write_msr(
         &mut self,
-        _now: VirtualNs,
-        _msr: u32,
-        _value: u64,
-        _tsc_offset: u64,
+        now: VirtualNs,
+        msr: u32,
+        value: u64,
+        tsc_offset: u64,
     ) -> Option<bool> {
-        None
+        let valid = match msr {
+            MSR_APIC_BASE => self.lapic.set_base(value),
+            MSR_TSC_DEADLINE => {
+                self.lapic.set_tsc_deadline(now, value, tsc_offset);
+                true
+            }
+            _ => return None,
+        };
+        self.settle(now);
+        Some(valid)
+    }
+
+    /// The guest wrote its TSC: `tsc_offset` is the new difference to virtual nanoseconds. An
+    /// armed TSC deadline moves with it.
+    pub fn tsc_offset_changed(&mut self, now: VirtualNs, tsc_offset: u64) {
+        self.lapic.tsc_offset_changed(now, tsc_offset);
+        self.settle(now);
     }
 
     /// State of the A20 gate: false masks address bit 20.
+    #[inline(always)]
     pub fn a20(&self) -> bool {
         true
     }
 
     /// FERR#: an unmasked x87 exception with CR0.NE clear raises IRQ 13.
-    pub fn set_ferr(&mut self, _now: VirtualNs, _level: bool) {}
+    pub fn set_ferr(&mut self, now: VirtualNs, level: bool) {
+        self.ferr = level;
+        self.settle(now);
+    }
 
     /// Takes what the board asks of the machine.
     pub fn take_signal(&mut self) -> Option<Signal> {
@@ -172,4 +343,11 @@ impl Board {
     pub fn has_output(&self) -> bool {
         !self.outputs.is_empty()
     }
+}
+
+/// Reads `size` bytes from a window of doubleword registers: those that lie in the first
+/// doubleword, zeros beyond.
+fn lanes_read(offset: u64, size: u8, read: impl FnOnce(u64) -> u32) -> u64 {
+    let value = u64::from(read(offset & !3)) >> (8 * (offset & 3));
+    if size >= 8 { value } else { value & ((1 << (8 * u64::from(size))) - 1) }
 }

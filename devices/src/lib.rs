@@ -1,13 +1,15 @@
 //! The board: RAM, buses and chips, and the vocabulary of inputs, outputs and time.
 //!
-//! Contract: a pure state machine. No clock, thread, file, socket, randomness or unsafe code. Time enters as an
-//! argument ([`time::VirtualNs`]), the outside world as an [`io::Input`], and everything that leaves is an
-//! [`io::Output`].
+//! Contract: a pure state machine. No clock, thread, file, socket, randomness or unsafe code. Time
+//! enters as an argument ([`time::VirtualNs`]), the outside world as an [`io::Input`], and
+//! everything that leaves is an [`io::Output`].
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
 
 pub mod board;
 pub mod io;
+pub mod octets;
+pub mod pc;
 pub mod ram;
 pub mod time;
