@@ -1,11 +1,13 @@
+# shellcheck shell=bash
 # Fetching Debian packages without touching the system's own package state.
 #
-# Sourced by the build scripts beside it. Needs apt-get (with its lists readable) and dpkg-deb; needs no root:
-# every architecture gets a private apt configuration under the cache, with its own state and an empty status
-# file, so that i386 packages can be fetched on an amd64 machine that knows nothing of i386.
+# Sourced by the build scripts beside it. Needs apt-get (with its lists readable) and dpkg-deb;
+# needs no root: every architecture gets a private apt configuration under the cache, with its own
+# state and an empty status file, so that i386 packages can be fetched on an amd64 machine that
+# knows nothing of i386.
 #
 #   guests_dir                     prints the directory that holds all built guests
-#   private_apt ARCH DIR           makes DIR a private apt state for ARCH and fetches the package lists
+#   private_apt ARCH DIR           makes DIR a private apt state for ARCH, with package lists
 #   real_package ARCH DIR META     prints the package that the meta package META depends on first
 #   fetch_package ARCH DIR PKG TO  downloads PKG and unpacks it into TO
 #   pack_initrd ROOT OUT           packs the tree ROOT as a reproducible gzipped initramfs
@@ -21,13 +23,14 @@ apt_in() {
   APT_CONFIG="$dir/apt.conf" "$tool" "$@"
 }
 
-# Writes the sources of Debian 12 into the directory DIR: this machine's own where it runs Debian 12, and nothing
-# of any other vendor.
+# Writes the sources of Debian 12 into the directory DIR: this machine's own where it runs Debian
+# 12, and nothing of any other vendor.
 debian_sources() {
   local dir=$1 source mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
   mkdir -p "$dir"
   if grep -qs '^VERSION_CODENAME=bookworm$' /etc/os-release; then
-    for source in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/debian.list /etc/apt/sources.list; do
+    for source in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/debian.list \
+      /etc/apt/sources.list; do
       if [ -s "$source" ]; then
         cp "$source" "$dir/$(basename "$source" | sed 's/^sources.list$/main.list/')"
       fi
@@ -45,7 +48,8 @@ LIST
 
 private_apt() {
   local arch=$1 dir=$2
-  mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial" "$dir/trusted.d" "$dir/lists.d" "$dir/conf.d"
+  mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial" "$dir/lists.d" \
+    "$dir/conf.d"
   : >"$dir/status"
   debian_sources "$dir/lists.d"
   cat >"$dir/apt.conf" <<CONF
@@ -63,9 +67,10 @@ Dir::Etc::PreferencesParts "$dir/conf.d";
 Acquire::Languages "none";
 Acquire::Retries "3";
 CONF
-  # A mirror in mid-update may lack one suite; the others usually hold what is needed, and a download that
-  # cannot be had fails on its own.
-  apt_in "$dir" apt-get update -q >"$dir/update.log" 2>&1 || sed -n 's/^E: /warning: /p' "$dir/update.log" >&2
+  # A mirror in mid-update may lack one suite; the others usually hold what is needed, and a
+  # download that cannot be had fails on its own.
+  apt_in "$dir" apt-get update -q >"$dir/update.log" 2>&1 ||
+    sed -n 's/^E: /warning: /p' "$dir/update.log" >&2
 }
 
 real_package() {
@@ -90,7 +95,7 @@ fetch_package() {
 pack_initrd() {
   local root=$1 out=$2
   find "$root" -exec touch -h -d @0 {} +
-  (cd "$root" && find . -mindepth 1 | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet) |
-    gzip -9n >"$out.part"
+  (cd "$root" && find . -mindepth 1 | LC_ALL=C sort |
+    cpio -o -H newc -R 0:0 --reproducible --quiet) | gzip -9n >"$out.part"
   mv "$out.part" "$out"
 }

@@ -1,22 +1,25 @@
 #!/bin/bash
 # Builds debian.img: a bootable Debian 12 disk with the programs that the tests use.
 #
-# Usage: disk-images/debian/build.sh [OUT]      OUT defaults to $FTEMU_GUESTS/debian (~/.cache/ftemu-guests/debian)
+# Usage: disk-images/debian/build.sh [OUT]
+#        OUT defaults to $FTEMU_GUESTS/debian (~/.cache/ftemu-guests/debian)
 #
 # Makes (nothing is done when they are there already):
-#   debian.img              2 GiB raw, sparse: MBR, GRUB (i386-pc) from sector 0, one ext4 partition at 1 MiB
-#   ssh_key, ssh_key.pub    a client key that root accepts, made at build time (the password of root is "ftemu")
+#   debian.img              2 GiB raw, sparse: GRUB (i386-pc) from sector 0, ext4 at 1 MiB
+#   ssh_key, ssh_key.pub    a client key that root accepts (root's password is "ftemu")
 #   known_hosts             the guest's host key, for the address 10.0.2.15
 #   packages                the packages in it, with versions
 #
-# The guest: Linux generic amd64, systemd, sshd, redis, nginx, sqlite3, gcc, make, python3 with its test suite, curl,
-# openssl. root is logged in on ttyS0 (115200) without a password; tty1 has an ordinary login. When the system is up it
-# prints "GUEST-READY <uptime>" on ttyS0. eth0 (an e1000) has the address 10.0.2.15/24 with the gateway 10.0.2.2, which is
-# also what QEMU's user network expects, and asks for another one by DHCP at the same time.
+# The guest: Linux generic amd64, systemd, sshd, redis, nginx, sqlite3, gcc, make, python3 with
+# its test suite, curl, openssl. root is logged in on ttyS0 (115200) without a password; tty1 has
+# an ordinary login. When the system is up it prints "GUEST-READY <uptime>" on ttyS0. eth0 (an
+# e1000) has the address 10.0.2.15/24 with the gateway 10.0.2.2, which is also what QEMU's user
+# network expects, and asks for another one by DHCP at the same time.
 #
-# Needs: apt-get, mmdebstrap, e2fsprogs, fdisk, grub-pc-bin, grub-common, openssh-client; as another user than root also
-# fakeroot and user namespaces. No loop device, mount on the host or virtual machine. About 300 MB are downloaded.
-# The bytes are the same for the same packages but for the keys and what directory order puts where.
+# Needs: apt-get, mmdebstrap, e2fsprogs, fdisk, grub-pc-bin, grub-common, openssh-client; as
+# another user than root also fakeroot and user namespaces. No loop device, mount on the host or
+# virtual machine. About 300 MB are downloaded. The bytes are the same for the same packages but
+# for the keys and what directory order puts where.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../packages.sh
@@ -54,14 +57,16 @@ make_root() {
   fi
   joined=$(IFS=,; echo "${packages[*]}")
   mmdebstrap --mode=$mode "${skip[@]}" --variant=minbase --include="$joined" \
-    --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' \
+    --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
+    --aptopt='Acquire::Retries "3"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
     --dpkgopt='path-exclude=/usr/share/lintian/*' \
     --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"' \
     --essential-hook="copy-in $here/initramfs-modules /tmp" \
     --essential-hook='mv "$1/tmp/initramfs-modules" "$1/etc/initramfs-tools/modules"' \
-    --essential-hook='printf "MODULES=list\nCOMPRESS=gzip\n" >"$1/etc/initramfs-tools/conf.d/guest"' \
+    --essential-hook='printf "MODULES=list\nCOMPRESS=gzip\n" \
+      >"$1/etc/initramfs-tools/conf.d/guest"' \
     --customize-hook="$here/customize.sh \"\$1\" '$tmp/ssh_key.pub'" \
     --customize-hook="copy-out /etc/ssh/ssh_host_ed25519_key.pub /packages.list $tmp" \
     --customize-hook='rm "$1/packages.list"' \
@@ -72,8 +77,12 @@ make_root() {
 make_grub() {
   local modules=/usr/lib/grub/i386-pc
   grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$tmp/core.img" \
-    biosdisk part_msdos ext2 normal linux serial terminal configfile echo test sleep ls cat reboot halt
-  [ "$(stat -c %s "$tmp/core.img")" -lt $((2047 * 512)) ] || { echo "core.img is too large" >&2; exit 1; }
+    biosdisk part_msdos ext2 normal linux serial terminal configfile echo test sleep ls cat \
+    reboot halt
+  if [ "$(stat -c %s "$tmp/core.img")" -gt $((2047 * 512)) ]; then
+    echo "core.img does not fit before the partition" >&2
+    exit 1
+  fi
   head -c 440 "$modules/boot.img" >"$tmp/boot.img"
 }
 

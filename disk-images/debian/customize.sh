@@ -1,7 +1,8 @@
 #!/bin/bash
 # Configures the guest's root file system: mmdebstrap's customize hook for build.sh.
 #
-# Usage: customize.sh ROOT PUBLIC_KEY     ROOT is the unpacked system, PUBLIC_KEY the key file that root shall accept
+# Usage: customize.sh ROOT PUBLIC_KEY
+#        ROOT is the unpacked system, PUBLIC_KEY the file of the ssh key that root shall accept
 set -euo pipefail
 root=$1 public_key=$2
 
@@ -27,11 +28,13 @@ UNIT
 cat >"$root/etc/systemd/system/guest-ready.service" <<'UNIT'
 [Unit]
 Description=Tell the serial line that the system is up
-After=ssh.service redis-server.service nginx.service systemd-networkd.service systemd-user-sessions.service
+After=ssh.service redis-server.service nginx.service
+After=systemd-networkd.service systemd-user-sessions.service
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'read -r up rest </proc/uptime; printf "\r\nGUEST-READY %%s\r\n" "$up" >/dev/ttyS0'
+ExecStart=/bin/sh -c 'read -r up rest </proc/uptime; printf "\r\nGUEST-READY %%s\r\n" "$up"'
+StandardOutput=file:/dev/ttyS0
 
 [Install]
 WantedBy=multi-user.target
@@ -63,17 +66,22 @@ chmod 600 "$root/root/.ssh/authorized_keys"
 printf 'PermitRootLogin yes\nUseDNS no\n' >"$root/etc/ssh/sshd_config.d/guest.conf"
 
 # An emulated machine may be slow: no start job is given up early.
-printf '[Manager]\nDefaultTimeoutStartSec=900\nDefaultDeviceTimeoutSec=900\n' >"$root/etc/systemd/system.conf.d/slow.conf"
+printf '[Manager]\nDefaultTimeoutStartSec=900\nDefaultDeviceTimeoutSec=900\n' \
+  >"$root/etc/systemd/system.conf.d/slow.conf"
 
-systemctl --root="$root" -q enable systemd-networkd.service guest-ready.service serial-getty@ttyS0.service \
+systemctl --root="$root" -q enable systemd-networkd.service guest-ready.service \
+  serial-getty@ttyS0.service \
   ssh.service redis-server.service nginx.service 2>/dev/null
 # Periodic housekeeping would only disturb measurements.
-systemctl --root="$root" -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
+systemctl --root="$root" -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
+  e2scrub_reap.service \
   fstrim.timer dpkg-db-backup.timer systemd-networkd-wait-online.service 2>/dev/null
 
-# systemd-networkd asks for nl80211, and checking the wireless certificates takes seconds on an emulated processor.
+# systemd-networkd asks for nl80211, and checking the wireless certificates takes seconds on an
+# emulated processor.
 echo 'blacklist cfg80211' >"$root/etc/modprobe.d/no-wireless.conf"
 
+kernel_options='root=/dev/sda1 ro console=tty0 console=ttyS0,115200 net.ifnames=0'
 kernel=$(basename "$(ls "$root"/boot/vmlinuz-*)")
 version=${kernel#vmlinuz-}
 [ -s "$root/boot/initrd.img-$version" ] || chroot "$root" update-initramfs -c -k "$version"
@@ -85,11 +93,11 @@ terminal_output serial console
 set timeout=1
 set default=0
 menuentry "Debian GNU/Linux" {
-  linux /boot/vmlinuz-$version root=/dev/sda1 ro console=tty0 console=ttyS0,115200 net.ifnames=0 quiet
+  linux /boot/vmlinuz-$version $kernel_options quiet
   initrd /boot/initrd.img-$version
 }
 menuentry "Debian GNU/Linux (all messages)" {
-  linux /boot/vmlinuz-$version root=/dev/sda1 ro console=tty0 console=ttyS0,115200 net.ifnames=0 systemd.show_status=1
+  linux /boot/vmlinuz-$version $kernel_options systemd.show_status=1
   initrd /boot/initrd.img-$version
 }
 menuentry "Debian GNU/Linux (rescue shell)" {

@@ -1,20 +1,21 @@
 #!/bin/bash
 # Builds the Linux guests that boot straight from a kernel and an initrd, from Debian's packages.
 #
-# Usage: disk-images/linux/build.sh [OUT]      OUT defaults to $FTEMU_GUESTS/linux (~/.cache/ftemu-guests/linux)
+# Usage: disk-images/linux/build.sh [OUT]
+#        OUT defaults to $FTEMU_GUESTS/linux (~/.cache/ftemu-guests/linux)
 #
 # Makes, and leaves alone what is there already:
 #   vmlinuz-cloud     Debian's cloud amd64 kernel           with initrd.gz
-#   vmlinuz-generic   Debian's generic amd64 kernel         with initrd.gz, or initrd-generic.gz, which also
-#                     loads the PIIX IDE, e1000 and ext4 modules
+#   vmlinuz-generic   Debian's generic amd64 kernel         with initrd.gz, or initrd-generic.gz,
+#                     which also loads the PIIX IDE, e1000 and ext4 modules
 #   vmlinuz-i386      Debian's 686-pae kernel               with initrd-i386.gz
-#   initrd*.gz        busybox and the init beside this script (see there for run="COMMAND" and the marker line)
+#   initrd*.gz        busybox and the init beside this script (see there for run="COMMAND")
 #   busybox           the static amd64 busybox
 #   versions          the packages they came from
 #
-# Boot one:  ftemu boot --kernel vmlinuz-cloud --initrd initrd.gz --append "console=ttyS0" --serial stdio
-# Needs: apt-get and dpkg-deb (a Debian machine), cpio, gzip, kmod's modinfo. Needs no root. The same packages give the
-# same bytes. About 130 MB are downloaded once.
+# Boot one:  ftemu boot --kernel vmlinuz-cloud --initrd initrd.gz --append console=ttyS0
+# Needs: apt-get and dpkg-deb (a Debian machine), cpio, gzip, kmod's modinfo. Needs no
+# root. The same packages give the same bytes. About 130 MB are downloaded once.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../packages.sh
@@ -54,12 +55,15 @@ module() {
   file=$(find "$root/lib/modules" \( -name "$name.ko" -o -name "${name//_/-}.ko" \) -print -quit)
   [ -n "$file" ] || return 0 # built in
   [ ! -e "$to/$(basename "$file")" ] || return 0
-  for dependency in $(modinfo -F depends "$file" | tr ',' ' '); do module "$root" "$dependency" "$to"; done
+  for dependency in $(modinfo -F depends "$file" | tr ',' ' '); do
+    module "$root" "$dependency" "$to"
+  done
   cp "$file" "$to/"
   basename "$file" >>"$to/order"
 }
 
-# Packs busybox of ARCH, the init script and optionally a directory of modules: initrd ARCH OUT [MODULES]
+# Packs busybox of ARCH, the init script and optionally a directory of modules: initrd ARCH OUT
+# [MODULES]
 initrd() {
   local arch=$1 name=$2 modules=${3:-} root="$tmp/root-$2"
   if [ ! -d "$tmp/busybox-$arch" ]; then

@@ -1,7 +1,9 @@
 #!/bin/bash
-# Rebuilds the counting guests (*.S -> *.bin, disk images that any PC BIOS boots) with GNU as and ld.
+# Rebuilds the counting guests (*.S -> *.bin, disk images that any PC BIOS boots) with GNU as and
+# ld.
 #
-# Usage: tests/guests/build.sh [--check]      --check compares with the committed images instead of replacing them
+# Usage: tests/guests/build.sh [--check]
+#        --check compares with the committed images instead of replacing them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 tmp=$(mktemp -d)

@@ -1,7 +1,7 @@
-# Faults with handlers of its own: #DE, #PF, #GP (which the instruction's execution raises), #BP and INT n (traps: the
-# instruction retires), and #UD. A faulting instruction does not retire, so it adds nothing to the count; the delivery of an
-# exception is not an instruction either. (QEMU counts UD2 all the same, see tests/oracle/counts.txt; that section stands
-# last and alone.)
+# Faults with handlers of its own: #DE, #PF, #GP (which the instruction's execution raises), #BP
+# and INT n (traps: the instruction retires), and #UD. A faulting instruction does not retire, so
+# it adds nothing to the count; the delivery of an exception is not an instruction either. (QEMU
+# counts UD2 all the same, see tests/oracle/counts.txt; that section stands last and alone.)
 .include "boot.inc"
 
 .macro GATE vector handler
@@ -28,7 +28,8 @@ main:
     jnz 1b
     COUNT_END fault.de
 
-    # 1000 x: the probe page is taken away, a store to it faults, the handler maps it, the store is done again.
+    # 1000 x: the probe page is taken away, a store to it faults, the handler maps it, the store
+    # is done again.
     mov $1000, %ecx
     COUNT_BEGIN
 1:  andb $0xfe, PROBE_PTE

@@ -1,5 +1,5 @@
-# REP string instructions: each iteration has its own instruction count. (QEMU counts one more for each REP that runs out
-# of RCX: its last look at RCX, see tests/oracle/counts.txt.)
+# REP string instructions: each iteration has its own instruction count. (QEMU counts one more for
+# each REP that runs out of RCX: its last look at RCX, see tests/oracle/counts.txt.)
 .include "boot.inc"
 
 main:

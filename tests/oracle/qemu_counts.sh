@@ -1,11 +1,15 @@
 #!/bin/bash
-# Runs the counting guests (tests/guests/*.bin) under QEMU and compares what they print with counts.txt.
+# Runs the counting guests (tests/guests/*.bin) under QEMU and compares what they print with
+# counts.txt.
 #
-# Usage: tests/oracle/qemu_counts.sh                     qemu-system-x86_64 -icount shift=0, column "qemu"
-#        tests/oracle/qemu_counts.sh COMMAND [ARG...]    another emulator, column "count": the image is its last argument and
-#                                                        its standard output the guest's serial console, for example
-#                                                        qemu_counts.sh target/release/ftemu boot --snapshot --serial stdio
-# The guest's exit status must be 1 (isa-debug-exit with 0). Prints each number; the status is 1 when one differs.
+# Usage: tests/oracle/qemu_counts.sh
+#            qemu-system-x86_64 -icount shift=0, against the column "qemu"
+#        tests/oracle/qemu_counts.sh COMMAND [ARG...]
+#            another emulator, against the column "count": the image is its last argument and its
+#            standard output the guest's serial console, for example
+#            qemu_counts.sh target/release/ftemu boot --snapshot --serial stdio
+# The guest's exit status must be 1 (isa-debug-exit with 0). Prints each number; the status is 1
+# when one differs.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 column=3
@@ -17,8 +21,8 @@ run() {
   if [ $# -gt 0 ]; then
     timeout 120 "$@" "$image" </dev/null
   else
-    timeout 120 qemu-system-x86_64 -accel tcg -icount shift=0 -m 64 -display none -monitor none -serial stdio \
-      -no-reboot -nic none -device isa-debug-exit,iobase=0xf4,iosize=1 \
+    timeout 120 qemu-system-x86_64 -accel tcg -icount shift=0 -m 64 -display none -monitor none \
+      -serial stdio -no-reboot -nic none -device isa-debug-exit,iobase=0xf4,iosize=1 \
       -drive "file=$image,format=raw,if=ide,snapshot=on" </dev/null
   fi
 }

@@ -1,8 +1,10 @@
-"""A guest's serial console: an emulator as a child process whose standard input and output are the guest's COM1.
+"""A guest's serial console: an emulator as a child process whose standard input and output are
+the guest's COM1.
 
-Machine(argv) starts it; expect() waits for a pattern in what the guest prints; shell() turns the login shell into one that
-can be scripted, and run() gives it a command and returns its status and output. Everything has a deadline, and every
-failure shows the end of what the guest printed. Close (or the with statement) ends the child and its descendants.
+Machine(argv) starts it; expect() waits for a pattern in what the guest prints; shell() turns the
+login shell into one that can be scripted, and run() gives it a command and returns its status and
+output. Everything has a deadline, and every failure shows the end of what the guest printed.
+Close (or the with statement) ends the child and its descendants.
 """
 
 import os
@@ -19,7 +21,8 @@ class Failure(Exception):
 
 class Machine:
     def __init__(self, argv, transcript=None, env=None, limit=None):
-        """Starts argv. transcript: a path that receives all the guest prints; limit: a factor for all timeouts."""
+        """Starts argv. transcript: a path that receives all the guest prints; limit: a factor for
+        all timeouts."""
         self.argv = argv
         self.factor = limit or float(os.environ.get("REAL_TIMEOUT_FACTOR", "1"))
         self.log = open(transcript, "wb") if transcript else None
@@ -27,8 +30,13 @@ class Machine:
         self.at = 0
         self.started = time.monotonic()
         self.child = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, env=env)
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=env,
+        )
 
     def __enter__(self):
         return self
@@ -57,7 +65,9 @@ class Machine:
 
     def _read(self, deadline):
         """Takes in more output; False at the deadline or at the end of the output."""
-        ready, _, _ = select.select([self.child.stdout], [], [], max(0, min(1, deadline - time.monotonic())))
+        ready, _, _ = select.select(
+            [self.child.stdout], [], [], max(0, min(1, deadline - time.monotonic()))
+        )
         if not ready:
             return time.monotonic() < deadline
         data = os.read(self.child.stdout.fileno(), 65536)
@@ -68,7 +78,8 @@ class Machine:
         return bool(data)
 
     def expect(self, pattern, timeout):
-        """Waits until pattern (a regular expression) appears after the last match; returns the match."""
+        """Waits until pattern (a regular expression) appears after the last match; returns the
+        match."""
         deadline = time.monotonic() + timeout * self.factor
         expression = re.compile(pattern if isinstance(pattern, bytes) else pattern.encode(), re.S)
         while True:
@@ -78,34 +89,45 @@ class Machine:
                 return match
             if not self._read(deadline):
                 ended = self.child.poll()
-                why = f"within {timeout * self.factor:.0f} s" if ended is None else f"before it ended with {ended}"
-                raise Failure(f"the guest did not print {pattern!r} {why}; it printed:\n{self.tail()}")
+                why = (
+                    f"within {timeout * self.factor:.0f} s"
+                    if ended is None
+                    else f"before it ended with {ended}"
+                )
+                raise Failure(
+                    f"the guest did not print {pattern!r} {why}; it printed:\n{self.tail()}"
+                )
 
     def send(self, text):
         """Types text."""
         data = text.encode()
         while data:
-            data = data[os.write(self.child.stdin.fileno(), data):]
+            data = data[os.write(self.child.stdin.fileno(), data) :]
 
     def shell(self, timeout=60):
         """Makes the shell at the prompt scriptable: no echo, no escape sequences, no line wrapping."""
-        self.send("stty -echo cols 400; export TERM=dumb PS1= PS2=; bind 'set enable-bracketed-paste off' 2>/dev/null; "
-                  "echo shell''-ready\n")
+        self.send(
+            "stty -echo cols 400; export TERM=dumb PS1= PS2=; "
+            "bind 'set enable-bracketed-paste off' 2>/dev/null; "
+            "echo shell''-ready\n"
+        )
         self.expect(r"shell-ready\r?\n", timeout)
 
     def run(self, command, timeout=60):
         """Runs command in the guest's shell; returns (exit status, output)."""
         begin = self.at
-        self.send(f"{command}\necho \"@@$?@@\"\n")
+        self.send(f'{command}\necho "@@$?@@"\n')
         match = self.expect(r"@@(\d+)@@\r?\n", timeout)
-        output = self.seen[begin:match.start()].decode("utf-8", "replace").replace("\r", "")
+        output = self.seen[begin : match.start()].decode("utf-8", "replace").replace("\r", "")
         return int(match[1]), output
 
     def must(self, command, timeout=60):
         """Runs command, which must succeed; returns its output."""
         status, output = self.run(command, timeout)
         if status != 0:
-            raise Failure(f"{command.splitlines()[0]!r} in the guest: exit status {status}\n{output[-1500:]}")
+            raise Failure(
+                f"{command.splitlines()[0]!r} in the guest: exit status {status}\n{output[-1500:]}"
+            )
         return output
 
     def exited(self, timeout):

@@ -1,4 +1,5 @@
-"""Checks on debian.img: a login over serial and over ssh, and the programs that a user would run there."""
+"""Checks on debian.img: a login over serial and over ssh, and the programs that a user would run
+there."""
 
 import hashlib
 import os
@@ -11,7 +12,8 @@ from netns import Namespace
 
 PYTHON_TESTS = ("test_math", "test_struct", "test_hashlib", "test_json", "test_zlib")
 
-# 64-bit integers, floating point with libm, sorting, and varargs: the output is the same on every x86-64.
+# 64-bit integers, floating point with libm, sorting, and varargs: the output is the same on every
+# x86-64.
 C_PROGRAM = r"""
 #include <math.h>
 #include <stdio.h>
@@ -37,7 +39,7 @@ def image(context):
 
 
 def log_in(context, tap=None, options=(), inside=lambda argv: argv):
-    """Boots debian.img to the automatic login on ttyS0; returns the machine with a scripted shell."""
+    """Boots debian.img to the automatic login on ttyS0; returns machine and scripted shell."""
     machine = context.start(inside(context.emulator.disk(image(context), tap=tap, options=options)))
     try:
         machine.expect(r"GUEST-READY ([\d.]+)", 900)
@@ -52,7 +54,8 @@ def log_in(context, tap=None, options=(), inside=lambda argv: argv):
 
 
 def expected_of_c_program(context):
-    """What the program prints when it is compiled and run on this machine, or None without a compiler."""
+    """What the program prints when it is compiled and run on this machine, or None without a
+    compiler."""
     source, program = os.path.join(context.work, "p.c"), os.path.join(context.work, "p")
     with open(source, "w", encoding="ascii") as file:
         file.write(C_PROGRAM)
@@ -72,7 +75,7 @@ def compile_and_run(context, must):
 
 
 def serial_session(context):
-    """Serial login: C, python's tests, redis-benchmark, sqlite, nginx; poweroff with exit status 0."""
+    """Serial login: C, python's tests, redis-benchmark, sqlite, nginx; poweroff with status 0."""
     notes = []
     with log_in(context) as machine:
         notes.append(f"login after {time.monotonic() - machine.started:.0f} s")
@@ -90,8 +93,11 @@ def serial_session(context):
         if len(rates) < 4:
             raise Failure(f"redis-benchmark: {output[-1500:]}")
         notes.append("redis " + ", ".join(f"{name} {float(rate):.0f}/s" for name, rate in rates))
-        total = machine.must("sqlite3 /tmp/t.db \"create table t(a,b); with recursive c(x) as (select 1 union all select x+1 "
-                             "from c where x<5000) insert into t select x,x*x from c; select sum(b) from t;\"", 120)
+        total = machine.must(
+            'sqlite3 /tmp/t.db "create table t(a,b); with recursive c(x) as (select 1 union all '
+            'select x+1 from c where x<5000) insert into t select x,x*x from c; select sum(b) from t;"',
+            120,
+        )
         if total.strip() != str(sum(x * x for x in range(1, 5001))):
             raise Failure(f"sqlite3 printed {total!r}")
         machine.must("curl -sf http://127.0.0.1/ | grep -q nginx", 120)
@@ -103,18 +109,37 @@ def serial_session(context):
 def ssh_command(context, namespace, command):
     """The command line of ssh into the guest."""
     files = os.path.join(context.guests, "debian")
-    return ["ssh", "-F", "none", "-i", os.path.join(files, "ssh_key"), "-o", "BatchMode=yes", "-o",
-            "UserKnownHostsFile=" + os.path.join(files, "known_hosts"), "-o", "StrictHostKeyChecking=yes",
-            "-o", "ConnectTimeout=60", f"root@{namespace.guest}", command]
+    return [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        os.path.join(files, "ssh_key"),
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "UserKnownHostsFile=" + os.path.join(files, "known_hosts"),
+        "-o",
+        "StrictHostKeyChecking=yes",
+        "-o",
+        "ConnectTimeout=60",
+        f"root@{namespace.guest}",
+        command,
+    ]
 
 
 def ssh_session(context):
     """ssh over a TAP device: C, a file there and back, HTTP; poweroff."""
-    with Namespace() as namespace, log_in(context, tap=namespace.tap, inside=namespace.inside) as machine:
+    with (
+        Namespace() as namespace,
+        log_in(context, tap=namespace.tap, inside=namespace.inside) as machine,
+    ):
+
         def must(command, timeout):
             done = namespace.run(ssh_command(context, namespace, command), timeout * machine.factor)
             if done.returncode != 0:
-                raise Failure(f"{command.splitlines()[0]!r} over ssh: {done.returncode}\n{done.stdout}{done.stderr}")
+                output = done.stdout + done.stderr
+                raise Failure(f"{command.split()[0]} over ssh: {done.returncode}\n{output}")
             return done.stdout
 
         machine.must("ping -c 3 -W 20 10.0.2.2", 120)
@@ -127,13 +152,23 @@ def ssh_session(context):
         begin = time.monotonic()
         with open(blob, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
-        shell = " ".join(f"'{word}'" for word in ssh_command(context, namespace, "cat >/root/blob; sync; cat /root/blob"))
+        shell = " ".join(
+            f"'{word}'"
+            for word in ssh_command(context, namespace, "cat >/root/blob; sync; cat /root/blob")
+        )
         done = namespace.run(["bash", "-c", f"{shell} <'{blob}' | sha256sum"], 600 * machine.factor)
         if digest not in done.stdout:
             raise Failure(f"a file came back changed: {done.stdout}{done.stderr}")
         notes.append(f"2 MB there and back in {time.monotonic() - begin:.1f} s")
-        page = namespace.run(["python3", "-c", "import urllib.request as u; "
-                              f"print(u.urlopen('http://{namespace.guest}/', timeout=60).read().decode())"], 120)
+        page = namespace.run(
+            [
+                "python3",
+                "-c",
+                "import urllib.request as u; "
+                f"print(u.urlopen('http://{namespace.guest}/', timeout=60).read().decode())",
+            ],
+            120,
+        )
         if "nginx" not in page.stdout:
             raise Failure(f"nginx answered {page.stdout}{page.stderr}")
         namespace.run(ssh_command(context, namespace, "systemctl poweroff"), 120)
@@ -142,14 +177,27 @@ def ssh_session(context):
 
 
 def recorded_session(context):
-    """A recorded session with typing, network traffic and disk writes replays with every digest equal."""
-    log, stats = os.path.join(context.work, "session.log"), os.path.join(context.work, "session.json")
+    """A recorded session with typing, network traffic and disk writes replays with every digest
+    equal."""
+    log, stats = (
+        os.path.join(context.work, "session.log"),
+        os.path.join(context.work, "session.json"),
+    )
     options = ("--record", log, "--stats", stats)
     with Namespace() as namespace:
-        with log_in(context, tap=namespace.tap, inside=namespace.inside, options=options) as machine:
+        with log_in(
+            context, tap=namespace.tap, inside=namespace.inside, options=options
+        ) as machine:
             machine.must("ping -c 3 -W 20 10.0.2.2", 120)
-            namespace.run(ssh_command(context, namespace, "dd if=/dev/urandom of=/root/r bs=64k count=32; sync"), 300)
-            machine.must("sha256sum /root/r && redis-cli set a b && python3 -c 'print(2 ** 200)'", 300)
+            namespace.run(
+                ssh_command(
+                    context, namespace, "dd if=/dev/urandom of=/root/r bs=64k count=32; sync"
+                ),
+                300,
+            )
+            machine.must(
+                "sha256sum /root/r && redis-cli set a b && python3 -c 'print(2 ** 200)'", 300
+            )
             machine.send("poweroff\n")
             machine.powered_off(600)
     return compare_replay(context, log, stats)

@@ -1,7 +1,7 @@
 """The emulators that the checks drive: command lines for ftemu and, as the reference, for QEMU.
 
-An emulator is anything with `disk` and `kernel`, each of which returns an argument list whose standard input and output are
-the guest's COM1. The network is None, or the name of a TAP device.
+An emulator is anything with `disk` and `kernel`, each of which returns an argument list whose
+standard input and output are the guest's COM1. The network is None, or the name of a TAP device.
 """
 
 
@@ -25,8 +25,17 @@ class Ftemu:
 
     def kernel(self, kernel, initrd, append, memory="512M", options=()):
         """Boots a kernel and an initrd directly."""
-        return [self.path, "boot", "--kernel", kernel, "--initrd", initrd, "--append", append,
-                *self._common(memory, None, options)]
+        return [
+            self.path,
+            "boot",
+            "--kernel",
+            kernel,
+            "--initrd",
+            initrd,
+            "--append",
+            append,
+            *self._common(memory, None, options),
+        ]
 
     def replay(self, log, options=()):
         """Replays a recorded log."""
@@ -40,17 +49,52 @@ class Qemu:
     replays = False
 
     def __init__(self, extra=()):
-        self.base = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-cpu", "max", "-nographic",
-                     "-no-reboot", *extra]
+        self.base = [
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg",
+            "-machine",
+            "pc",
+            "-cpu",
+            "max",
+            "-nographic",
+            "-no-reboot",
+            *extra,
+        ]
 
     def disk(self, image, memory="1G", tap=None, options=()):
         """Boots a disk image, throwing its writes away."""
         net = ["-nic", "none"]
         if tap:
-            net = ["-netdev", f"tap,id=n,ifname={tap},script=no,downscript=no", "-device", "e1000,netdev=n,romfile="]
-        return [*self.base, "-m", memory, "-drive", f"file={image},format=raw,if=ide,snapshot=on", *net, *options]
+            net = [
+                "-netdev",
+                f"tap,id=n,ifname={tap},script=no,downscript=no",
+                "-device",
+                "e1000,netdev=n,romfile=",
+            ]
+        return [
+            *self.base,
+            "-m",
+            memory,
+            "-drive",
+            f"file={image},format=raw,if=ide,snapshot=on",
+            *net,
+            *options,
+        ]
 
     def kernel(self, kernel, initrd, append, memory="512M", options=()):
         """Boots a kernel and an initrd directly."""
-        return [*self.base, "-m", memory, "-nic", "none", "-kernel", kernel, "-initrd", initrd, "-append", append,
-                *options]
+        return [
+            *self.base,
+            "-m",
+            memory,
+            "-nic",
+            "none",
+            "-kernel",
+            kernel,
+            "-initrd",
+            initrd,
+            "-append",
+            append,
+            *options,
+        ]

@@ -1,4 +1,5 @@
-"""Checks on the busybox guests: Debian's kernels to a shell and off again, time, and the digests of a recorded boot."""
+"""Checks on the busybox guests: Debian's kernels to a shell and off again, time, and the digests
+of a recorded boot."""
 
 import json
 import os
@@ -28,7 +29,10 @@ def shell_and_poweroff(context, kernel):
         machine.shell()
         if machine.must("seq 1 100 | awk '{ s += $1 * $1 } END { print s }'") != "338350\n":
             raise Failure(f"wrong sum: {machine.tail()}")
-        machine.must("dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null; gzip -c /tmp/a | gunzip | cmp - /tmp/a")
+        machine.must(
+            "dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null; "
+            "gzip -c /tmp/a | gunzip | cmp - /tmp/a"
+        )
         machine.send("poweroff -f\n")
         machine.powered_off()
     return f"ready after {ready[1].decode()} s of guest time"
@@ -58,7 +62,8 @@ def _timed_sleep(machine, seconds):
 
 
 def guest_time(context):
-    """`sleep 10` takes 10 s +- 0.1 s on the host, idle and under load; an idle guest uses under 5 % of a core."""
+    """`sleep 10` takes 10 s +- 0.1 s on the host, idle and under load; an idle guest uses under 5 %
+    of a core."""
     with boot(context, "cloud", APPEND + " quiet") as machine:
         machine.expect("GUEST-READY", 300)
         machine.expect("# ", 60)
@@ -92,7 +97,10 @@ def clock_drift(context):
         rounds = 0
         while time.monotonic() < end:
             # Every other stretch is busy, so that both pacings are seen.
-            machine.must(f"timeout 5 sh -c '{'while :; do :; done' if rounds % 2 else 'sleep 60'}'; true", 120)
+            machine.must(
+                f"timeout 5 sh -c '{'while :; do :; done' if rounds % 2 else 'sleep 60'}'; true",
+                120,
+            )
             rounds += 1
             sent = time.monotonic()
             text = machine.must("awk '/^now at/ { print $3; exit }' /proc/timer_list")
@@ -127,9 +135,11 @@ def idle_log(context):
 
 
 def recorded_boot(context):
-    """A recorded boot of the cloud kernel replays with every digest equal and the same final state."""
+    """A recorded boot of the cloud kernel replays: every digest equal, the same final state."""
     log, stats = os.path.join(context.work, "boot.log"), os.path.join(context.work, "boot.json")
-    with boot(context, "cloud", APPEND + ' run="md5sum /bin/busybox"', ("--record", log, "--stats", stats)) as machine:
+    with boot(
+        context, "cloud", APPEND + ' run="md5sum /bin/busybox"', ("--record", log, "--stats", stats)
+    ) as machine:
         machine.expect("GUEST-EXIT 0", 300)
         machine.powered_off()
     return compare_replay(context, log, stats)
@@ -147,5 +157,7 @@ def compare_replay(context, log, stats):
     for key in ("icount", "digest", "exit"):
         if recorded[key] != replayed[key]:
             raise Failure(f"{key}: {recorded[key]} recorded, {replayed[key]} replayed")
-    return (f"{recorded['icount']:,} instructions, log {os.path.getsize(log):,} bytes, "
-            f"recorded at {recorded['mips']:.0f} MIPS, replayed at {replayed['mips']:.0f}")
+    return (
+        f"{recorded['icount']:,} instructions, log {os.path.getsize(log):,} bytes, "
+        f"recorded at {recorded['mips']:.0f} MIPS, replayed at {replayed['mips']:.0f}"
+    )

@@ -1,6 +1,8 @@
-"""A network namespace with a TAP device in it, so that a guest can be reached without touching the host's network.
+"""A network namespace with a TAP device in it, so that a guest can be reached without touching
+the host's network.
 
-Needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2. The namespace goes when the with statement ends.
+Needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2. The namespace goes when the with
+statement ends.
 """
 
 import os
@@ -41,5 +43,11 @@ class Namespace:
 
     def run(self, argv, timeout, **options):
         """Runs argv in the namespace and returns the finished process with its output."""
-        return subprocess.run(self.inside(argv), timeout=timeout, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, **options)
+        return subprocess.run(
+            self.inside(argv),
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            **options,
+        )

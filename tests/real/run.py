@@ -3,12 +3,13 @@
 
   tests/real/run.py target/release/ftemu                 every check that ftemu can be given
   tests/real/run.py target/release/ftemu cloud serial    these only
-  tests/real/run.py qemu                                 the reference: shows that the checks and the guests are right
+  tests/real/run.py qemu                                 the reference: are checks and guests right?
   tests/real/run.py --list
 
-The guests come from disk-images/ (built when they are missing) in $FTEMU_GUESTS, by default ~/.cache/ftemu-guests. The ssh
-and session checks need root and iproute2 for a network namespace. Each guest's console goes to a file in --work.
-REAL_TIMEOUT_FACTOR stretches all timeouts. Exit status 1 when a check fails.
+The guests come from disk-images/ (built when they are missing) in $FTEMU_GUESTS, by default
+~/.cache/ftemu-guests. The ssh and session checks need root and iproute2 for a network namespace.
+Each guest's console goes to a file in --work. REAL_TIMEOUT_FACTOR stretches all timeouts. Exit
+status 1 when a check fails.
 """
 
 import argparse
@@ -52,37 +53,55 @@ class Context:
     def start(self, argv):
         """Starts an emulator whose console is also written to a file."""
         self.runs += 1
-        return Machine(argv, transcript=os.path.join(self.work, f"{self.check}-{self.runs}.console"))
+        return Machine(
+            argv, transcript=os.path.join(self.work, f"{self.check}-{self.runs}.console")
+        )
 
     @staticmethod
     def host(argv):
         """Runs a command on this machine."""
-        return subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        return subprocess.run(
+            argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
 
 
 def build(guest, guests):
     """Builds a guest unless it is there (the scripts know)."""
     script = os.path.join(HERE, "..", "..", "disk-images", guest, "build.sh")
-    subprocess.run([script, os.path.join(guests, guest)], check=True, stdout=subprocess.DEVNULL,
-                   stdin=subprocess.DEVNULL)
+    subprocess.run(
+        [script, os.path.join(guests, guest)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("emulator", nargs="?", help="path of ftemu, or qemu")
     parser.add_argument("check", nargs="*", help="checks to run (default: all but the long ones)")
     parser.add_argument("--list", action="store_true", help="list the checks")
     parser.add_argument("--work", help="directory for consoles and logs (default: a temporary one)")
-    parser.add_argument("--option", action="append", default=[], help="an option for every run of the emulator")
+    parser.add_argument(
+        "--option", action="append", default=[], help="an option for every run of the emulator"
+    )
     given = parser.parse_args()
     if given.list or not given.emulator:
         for name, (check, _, _, usual) in CHECKS.items():
-            print(f"{name:10} {check.__doc__.splitlines()[0]}{'' if usual else ' (only when named)'}")
+            print(
+                f"{name:10} {check.__doc__.splitlines()[0]}{'' if usual else ' (only when named)'}"
+            )
         return 0
     unknown = [name for name in given.check if name not in CHECKS]
     if unknown:
         parser.error(f"no such check: {', '.join(unknown)} (see --list)")
-    emulator = Qemu(given.option) if given.emulator == "qemu" else Ftemu(os.path.realpath(given.emulator), given.option)
+    emulator = (
+        Qemu(given.option)
+        if given.emulator == "qemu"
+        else Ftemu(os.path.realpath(given.emulator), given.option)
+    )
     guests = os.environ.get("FTEMU_GUESTS") or os.path.expanduser("~/.cache/ftemu-guests")
     work = given.work or tempfile.mkdtemp(prefix="ftemu-real-")
     os.makedirs(work, exist_ok=True)
