@@ -8,8 +8,12 @@
 extern crate alloc;
 
 pub mod board;
+pub mod fixed;
+pub mod ide;
 pub mod io;
 pub mod octets;
 pub mod pc;
+pub mod net;
+pub mod pci;
 pub mod ram;
 pub mod time;

@@ -1,0 +1,1 @@
+//! Tests of the IDE interface through its registers.

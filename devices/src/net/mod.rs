@@ -1,0 +1,3 @@
+//! Network cards.
+
+pub mod e1000;
