@@ -4,19 +4,23 @@
 //! call that can change an interrupt line or a deadline the CPU asks
 //! [`Board::interrupt_pending`] and [`Board::deadline`] again.
 
+mod pci;
 mod ports;
 mod sections;
 #[cfg(test)]
 mod tests;
 mod wires;
 
+use crate::ide::Ide;
 use crate::io::{Input, Output, PowerInput};
+use crate::net::e1000::E1000;
 use crate::pc::ioapic::{self, IoApic};
 use crate::pc::lapic::Lapic;
 use crate::pc::pic8259::Pic8259;
 use crate::pc::pit8254::Pit8254;
 use crate::pc::rtc_cmos::RtcCmos;
 use crate::pc::uart16550::Uart16550;
+use crate::pci::{Bus, functions};
 use crate::ram::{self, Ram};
 use crate::time::VirtualNs;
 use alloc::collections::VecDeque;
@@ -61,6 +65,9 @@ pub struct Board {
     uarts: Vec<Uart16550>,
     lapic: Lapic,
     ioapic: IoApic,
+    pci: Bus,
+    ide: Ide,
+    nics: Vec<E1000>,
     isa: IsaLines,
     /// The FERR# latch.
     ferr: bool,
@@ -80,6 +87,8 @@ pub struct Board {
 impl Board {
     /// The board after power-on.
     pub fn new(config: &BoardConfig, ram: &mut Ram) -> Self {
+        let nics = config.nics.iter().take(functions::NICS_MAX).enumerate();
+        let nics: Vec<_> = nics.map(|(n, &mac)| E1000::new(n as u8, mac)).collect();
         let mut board = Self {
             pic: Pic8259::default(),
             pit: Pit8254::default(),
@@ -87,6 +96,9 @@ impl Board {
             uarts: vec![Uart16550::default(); usize::from(config.uarts.min(4))],
             lapic: Lapic::default(),
             ioapic: IoApic::default(),
+            pci: functions::standard_bus(nics.len()),
+            ide: Ide::new(&config.disks),
+            nics,
             isa: IsaLines::default(),
             ferr: false,
             post: 0,
@@ -110,6 +122,9 @@ impl Board {
         self.uarts.fill(Uart16550::default());
         self.lapic = Lapic::default();
         self.ioapic = IoApic::default();
+        self.pci.reset();
+        self.ide.reset();
+        self.nics.iter_mut().for_each(E1000::reset);
         self.isa = IsaLines::default();
         self.ferr = false;
         self.port_92 = 0;
@@ -147,6 +162,10 @@ impl Board {
         if pa - offset == ioapic::BASE {
             return lanes_read(offset, size, |at| self.ioapic.read(at));
         }
+        if let Some(value) = self.nic_read(now, pa, size) {
+            self.settle(now);
+            return value;
+        }
         u64::MAX
     }
 
@@ -164,7 +183,7 @@ impl Board {
                 self.sync_pit(now);
                 self.ioapic.write(offset, value as u32);
             }
-        } else {
+        } else if !self.nic_write(ram, now, pa, (size, value)) {
             return;
         }
         self.settle(now);
@@ -179,6 +198,15 @@ impl Board {
                 if let Some(uart) = self.uarts.get_mut(usize::from(port)) {
                     uart.input(now, &bytes);
                 }
+            }
+            Input::NetRx { nic, frame } => {
+                if let Some(nic) = self.nics.get_mut(usize::from(nic)) {
+                    nic.receive(ram, now, frame);
+                    self.wire_pci();
+                }
+            }
+            Input::DiskDone { disk, request, result } => {
+                self.ide.disk_done(ram, &mut self.outputs, disk, request, result);
             }
             Input::Power(PowerInput::Reset) => self.signal = Some(Signal::Reset),
             Input::Power(PowerInput::Off) => self.signal = Some(Signal::PowerOff),
@@ -196,12 +224,14 @@ impl Board {
 
     /// Lets every timer that is due by `now` fire; without one does nothing.
     #[inline]
-    pub fn advance(&mut self, _ram: &mut Ram, now: VirtualNs) {
+    pub fn advance(&mut self, ram: &mut Ram, now: VirtualNs) {
         if self.deadline.is_some_and(|at| at <= now) {
+            self.advance_nics(ram, now);
             self.fire(now);
         }
     }
 
+    /// Lets all timers fire but the network cards', which move data and need the RAM.
     fn fire(&mut self, now: VirtualNs) {
         self.lapic.advance(now);
         self.rtc.advance(now);
@@ -227,7 +257,8 @@ impl Board {
     fn set_deadline(&mut self) {
         let timers = [self.lapic.deadline(), self.rtc.deadline(), self.pit_deadline()];
         let uarts = self.uarts.iter().map(Uart16550::deadline);
-        self.deadline = timers.into_iter().chain(uarts).flatten().min();
+        let nics = self.nics.iter().map(E1000::deadline);
+        self.deadline = timers.into_iter().chain(uarts).chain(nics).flatten().min();
     }
 
     /// Whether INTR is asserted to the CPU: a LAPIC vector above TPR, or ExtINT from the PIC.

@@ -52,21 +52,33 @@ impl Board {
     }
 
     /// Devices with registers of more than a byte: PCI configuration, IDE data, BARs.
-    fn wide_read(&mut self, _ram: &mut Ram, _now: VirtualNs, _port: u16, _size: u8) -> Option<u32> {
-        None
+    #[inline]
+    fn wide_read(&mut self, ram: &mut Ram, now: VirtualNs, port: u16, size: u8) -> Option<u32> {
+        match port {
+            0x170..=0x177 | 0x1F0..=0x1F7 => self.ide_read(port, size),
+            0x376 | 0x3F6 => self.ide_status(port),
+            0xCF8 if size == 4 => Some(self.pci.port_read(port, size)),
+            0xCFC..=0xCFF => Some(self.pci.port_read(port, size)),
+            _ => self.bar_read(ram, now, port, size),
+        }
     }
 
+    #[inline]
     fn wide_write(
         &mut self,
-        _ram: &mut Ram,
-        _now: VirtualNs,
+        ram: &mut Ram,
+        now: VirtualNs,
         port: u16,
-        _size: u8,
+        size: u8,
         value: u32,
     ) -> bool {
         match port {
+            0x170..=0x177 | 0x1F0..=0x1F7 => return self.ide_write(ram, port, size, value),
+            0x376 | 0x3F6 => return self.ide_control(port, value),
+            0xCF8 if size == 4 => self.pci_write(ram, now, port, size, value),
+            0xCFC..=0xCFF => self.pci_write(ram, now, port, size, value),
             0xF4 => self.signal = Some(Signal::DebugExit(value)),
-            _ => return false,
+            _ => return self.bar_write(ram, now, port, (size, value)),
         }
         true
     }

@@ -16,6 +16,9 @@ impl Board {
         section.add("uart", &self.uarts);
         section.add("lapic", &self.lapic);
         section.add("ioapic", &self.ioapic);
+        section.add("pci", &self.pci);
+        section.add("ide", &self.ide);
+        section.add("nic", &self.nics);
         let wires = (&self.isa, self.ferr, self.post, self.port_92, self.reset_control);
         section.add("wires", &(wires, self.signal, self.intr, self.deadline));
     }

@@ -5,6 +5,7 @@
 //! polarity is not modelled.
 
 use super::Board;
+use crate::pci::functions;
 use crate::time::VirtualNs;
 use serde::{Deserialize, Serialize};
 
@@ -15,15 +16,18 @@ pub(super) enum Source {
     Isa,
     /// COM3 and COM4, which share the lines of COM1 and COM2.
     SecondSerial,
+    /// PCI, by the ISA bridge's routing.
+    Pci,
 }
 
-const SOURCES: usize = 2;
-/// Ticks, keyboard, COM2, COM1, RTC and coprocessor.
+const SOURCES: usize = 3;
+/// Ticks, COM2, COM1, RTC, coprocessor and the IDE channels.
 const IRQ_TIMER: u8 = 0;
 const IRQ_COM2: u16 = 3;
 const IRQ_COM1: u16 = 4;
 const IRQ_RTC: u16 = 8;
 const IRQ_FERR: u16 = 13;
+const IRQ_IDE: u16 = 14;
 /// The I/O APIC pin of the PIT.
 const PIN_TIMER: u8 = 2;
 
@@ -64,9 +68,20 @@ impl Board {
         let isa = uart(0) << IRQ_COM1
             | uart(1) << IRQ_COM2
             | u16::from(self.rtc.irq()) << IRQ_RTC
-            | u16::from(self.ferr) << IRQ_FERR;
+            | u16::from(self.ferr) << IRQ_FERR
+            | u16::from(self.ide.interrupt(0)) << IRQ_IDE
+            | u16::from(self.ide.interrupt(1)) << (IRQ_IDE + 1);
         self.set_isa_lines(Source::Isa, isa);
         self.set_isa_lines(Source::SecondSerial, second);
+    }
+
+    /// Takes the network cards' interrupt pins through PIRQA-PIRQD. Comes after everything that
+    /// changes a pin or the routing.
+    pub(super) fn wire_pci(&mut self) {
+        for (n, nic) in self.nics.iter().enumerate() {
+            self.pci.set_interrupt(functions::nic(n as u8), nic.interrupt());
+        }
+        self.set_isa_lines(Source::Pci, self.pci.isa_interrupts());
     }
 
     /// Takes what the PIT's channel 0 did since the last time. Comes before and after each access

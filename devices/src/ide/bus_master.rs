@@ -101,7 +101,7 @@ impl BusMaster {
     }
 
     /// Moves `data` to memory and returns how many bytes went.
-    pub(super) fn to_memory(&mut self, ram: &mut Ram, data: &[u8]) -> usize {
+    pub(super) fn store(&mut self, ram: &mut Ram, data: &[u8]) -> usize {
         let mut done = 0;
         while done < data.len() && self.region_ready(ram) {
             let len = (self.region_len as usize).min(data.len() - done);

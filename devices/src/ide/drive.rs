@@ -420,7 +420,7 @@ impl Drive {
         match self.activity {
             Activity::DmaIn if bus_master.runs(Direction::ToMemory) => {
                 let left = self.buffer.get(self.position as usize..).unwrap_or_default();
-                let moved = bus_master.to_memory(ram, left);
+                let moved = bus_master.store(ram, left);
                 if moved == left.len() {
                     self.succeed();
                 } else {

@@ -4,7 +4,7 @@
 //! constructor said; there are no side effects. Base address registers size themselves by their
 //! write masks (PCI 2.1 section 6.2.5.1).
 
-use crate::fixed::Fixed;
+use crate::octets::Octets;
 use serde::{Deserialize, Serialize};
 
 /// Command register bits, PCI 2.1 section 6.2.2.
@@ -31,10 +31,10 @@ const BAR_IO: u8 = 1;
 /// Configuration space of one function.
 #[derive(Serialize, Deserialize)]
 pub struct ConfigSpace {
-    bytes: Fixed<u8, 256>,
-    power_on: Fixed<u8, 256>,
-    writable: Fixed<u8, 256>,
-    write_one_to_clear: Fixed<u8, 256>,
+    bytes: Octets<256>,
+    power_on: Octets<256>,
+    writable: Octets<256>,
+    write_one_to_clear: Octets<256>,
 }
 
 /// Constructors: each call describes one register.
@@ -42,9 +42,12 @@ impl ConfigSpace {
     /// A function with the identity `vendor:device`, 24-bit `class` code and `revision`, that
     /// decodes and drives nothing.
     pub fn new(vendor: u16, device: u16, class: u32, revision: u8) -> Self {
-        let zero = Fixed::default();
-        let mut config =
-            Self { bytes: zero, power_on: zero, writable: zero, write_one_to_clear: zero };
+        let mut config = Self {
+            bytes: Octets::default(),
+            power_on: Octets::default(),
+            writable: Octets::default(),
+            write_one_to_clear: Octets::default(),
+        };
         config.set_power_on(0x00, &vendor.to_le_bytes());
         config.set_power_on(0x02, &device.to_le_bytes());
         config.set_power_on(0x08, &(class << 8 | u32::from(revision)).to_le_bytes());
@@ -144,7 +147,7 @@ impl ConfigSpace {
 impl ConfigSpace {
     /// RST#.
     pub fn reset(&mut self) {
-        self.bytes = self.power_on;
+        self.bytes.copy_from_slice(&self.power_on[..]);
     }
 
     /// Reads `size` bytes at `offset`; past the end reads as ones.

@@ -9,6 +9,7 @@ pub mod functions;
 pub mod i440fx;
 pub mod piix3;
 
+use crate::octets::Octets;
 use alloc::vec::Vec;
 pub use config::ConfigSpace;
 use serde::{Deserialize, Serialize};
@@ -74,17 +75,30 @@ struct Function {
 pub struct Bus {
     address: u32,
     functions: Vec<Function>,
+    /// Position in `functions` plus one, by device and function number; 0: nobody.
+    positions: Octets<256>,
 }
 
 impl Bus {
     /// A bus without functions.
     pub fn new() -> Self {
-        Self { address: 0, functions: Vec::new() }
+        Self { address: 0, functions: Vec::new(), positions: Octets::default() }
     }
 
     /// Puts a function on the bus.
     pub fn add(&mut self, devfn: Devfn, config: ConfigSpace) {
         self.functions.push(Function { devfn, config, interrupt: false });
+        self.positions[usize::from(devfn.0)] = self.functions.len() as u8;
+    }
+
+    #[inline]
+    fn position(&self, devfn: Devfn) -> usize {
+        usize::from(self.positions[usize::from(devfn.0)]).wrapping_sub(1)
+    }
+
+    fn function(&mut self, devfn: Devfn) -> Option<&mut Function> {
+        let position = self.position(devfn);
+        self.functions.get_mut(position)
     }
 
     /// RST#: every configuration space to its power-on state.
@@ -99,7 +113,7 @@ impl Bus {
     /// The configuration space of a function.
     #[inline]
     pub fn config(&self, devfn: Devfn) -> Option<&ConfigSpace> {
-        self.functions.iter().find(|f| f.devfn == devfn).map(|f| &f.config)
+        self.functions.get(self.position(devfn)).map(|f| &f.config)
     }
 
     /// Reads `size` bytes from a port in CF8h-CFFh.
@@ -132,7 +146,7 @@ impl Bus {
         size: u8,
         value: u32,
     ) -> Option<Changed> {
-        let function = self.functions.iter_mut().find(|f| f.devfn == devfn)?;
+        let function = self.function(devfn)?;
         function.config.write(offset, size, value);
         Some(Changed { devfn, offset, size })
     }
@@ -148,7 +162,9 @@ impl Bus {
 
     /// Drives a function's interrupt pin.
     pub fn set_interrupt(&mut self, devfn: Devfn, level: bool) {
-        if let Some(function) = self.functions.iter_mut().find(|f| f.devfn == devfn) {
+        if let Some(function) = self.function(devfn)
+            && function.interrupt != level
+        {
             function.interrupt = level;
             function.config.set_interrupt_status(level);
         }
