@@ -3,7 +3,7 @@
 //! Contract: the same configuration and the same list of (icount, time, Input) give the same state at every count,
 //! however `run` is sliced.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use devices::board::{Board, BoardConfig};
 use devices::io::{Input, Output};
@@ -71,7 +71,8 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let mut ram = Ram::new(config.ram_bytes, &firmware::rom());
         let mut board = Board::new(&config.board, &mut ram);
-        firmware::power_on(&mut ram, &mut board, config.direct_boot.as_ref());
+        firmware::power_on(&mut ram, &mut board, config.direct_boot.as_ref())
+            .map_err(|error| ConfigError(error.to_string()))?;
         Ok(Self { icount: Icount(0), board, ram })
     }
 
