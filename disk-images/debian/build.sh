@@ -67,9 +67,10 @@ make_root() {
     --essential-hook='mv "$1/tmp/initramfs-modules" "$1/etc/initramfs-tools/modules"' \
     --essential-hook='printf "MODULES=list\nCOMPRESS=gzip\n" \
       >"$1/etc/initramfs-tools/conf.d/guest"' \
-    --customize-hook="$here/customize.sh \"\$1\" '$tmp/ssh_key.pub'" \
+    --customize-hook="copy-in $here/customize.sh $tmp/ssh_key.pub /tmp" \
+    --customize-hook='"$1/tmp/customize.sh" "$1" "$1/tmp/ssh_key.pub"' \
     --customize-hook="copy-out /etc/ssh/ssh_host_ed25519_key.pub /packages.list $tmp" \
-    --customize-hook='rm "$1/packages.list"' \
+    --customize-hook='rm "$1/packages.list" "$1/tmp/customize.sh" "$1/tmp/ssh_key.pub"' \
     bookworm "$tmp/root.tar" "$tmp"/sources/*
 }
 

@@ -69,11 +69,11 @@ printf 'PermitRootLogin yes\nUseDNS no\n' >"$root/etc/ssh/sshd_config.d/guest.co
 printf '[Manager]\nDefaultTimeoutStartSec=900\nDefaultDeviceTimeoutSec=900\n' \
   >"$root/etc/systemd/system.conf.d/slow.conf"
 
-systemctl --root="$root" -q enable systemd-networkd.service guest-ready.service \
+chroot "$root" systemctl -q enable systemd-networkd.service guest-ready.service \
   serial-getty@ttyS0.service \
   ssh.service redis-server.service nginx.service 2>/dev/null
 # Periodic housekeeping would only disturb measurements.
-systemctl --root="$root" -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
+chroot "$root" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
   e2scrub_reap.service \
   fstrim.timer dpkg-db-backup.timer systemd-networkd-wait-online.service 2>/dev/null
 
