@@ -167,7 +167,7 @@ def check_load(directory):
 
 
 def check_kills(directory):
-    """What was acknowledged before a crash is there after it, and nothing that was not asked for."""
+    """After a crash: everything acknowledged is there, and nothing that was not asked for."""
     disk, dice = fresh_disk(directory), random.Random(SEED)
     acknowledged = asked = 0
     for _ in range(5):
