@@ -1,1 +1,18 @@
 //! Drivers: live, record and replay. They feed events to the pure core and carry out its actions.
+//!
+//! Contract: everything that reaches the guest does so as an `Input` through [`record::Recorder::inject`] or from a
+//! log; the drivers decide when, never what.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod copy;
+pub mod guest;
+pub mod host;
+pub mod live;
+pub mod outcome;
+pub mod pace;
+pub mod record;
+pub mod replay;
+pub mod session;
+pub mod slices;
+pub mod wire;

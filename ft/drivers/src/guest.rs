@@ -1,0 +1,55 @@
+//! The machine as the drivers see it.
+//!
+//! Contract: as `emulator::machine::Machine`, which is the one implementation outside tests.
+
+use devices::io::{Input, Output};
+use devices::time::{Icount, VirtualNs};
+use emulator::machine::{Digest, Machine, Stop};
+
+/// Something that runs by instruction counts and takes inputs.
+pub trait Guest {
+    /// Retired instructions.
+    fn icount(&self) -> Icount;
+    /// Virtual time.
+    fn now(&self) -> VirtualNs;
+    /// Executes until `until` at the latest.
+    fn run(&mut self, until: Icount) -> Stop;
+    /// While halted, lets time pass to `to` or to the first timer that wakes the CPU.
+    fn idle_to(&mut self, to: VirtualNs);
+    /// Applies `input` here and now.
+    fn inject(&mut self, input: Input);
+    /// Takes the oldest output.
+    fn poll_output(&mut self) -> Option<Output>;
+    /// Hash of the whole state.
+    fn digest(&mut self) -> Digest;
+}
+
+impl Guest for Machine {
+    fn icount(&self) -> Icount {
+        Machine::icount(self)
+    }
+
+    fn now(&self) -> VirtualNs {
+        Machine::now(self)
+    }
+
+    fn run(&mut self, until: Icount) -> Stop {
+        Machine::run(self, until)
+    }
+
+    fn idle_to(&mut self, to: VirtualNs) {
+        Machine::idle_to(self, to);
+    }
+
+    fn inject(&mut self, input: Input) {
+        Machine::inject(self, input);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        Machine::poll_output(self)
+    }
+
+    fn digest(&mut self) -> Digest {
+        Machine::digest(self)
+    }
+}

@@ -1,0 +1,228 @@
+//! Pacing: keeps the guest's clock with the host's.
+//!
+//! Contract: host times are nanoseconds since the start of the run and never go back. The guest's clock follows
+//! [`Pace::target`]: the host's clock, but after a pause of the whole process the guest catches up over time instead
+//! of jumping. [`Pace::adjust`] asks for a new rate only when the error or the host's speed has changed enough, so that
+//! a log stays small.
+
+use devices::time::{Rate, VirtualNs};
+
+/// An error that is left alone: well inside the 50 ms that the guest's clock may be off.
+const TOLERATED: f64 = 8e6;
+/// An error is made good over this time.
+const HORIZON: f64 = 400e6;
+/// No more often than this, except when the error grows.
+const PATIENCE: u64 = 250_000_000;
+/// An error that has grown by this much is not left to patience.
+const GROWN: f64 = 4e6;
+/// The speed estimate is an average over about this much running time.
+const MEMORY: f64 = 30e6;
+/// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of the process.
+const PAUSE: u64 = 200_000_000;
+/// What the guest has missed in pauses is made good at this speed relative to the host's clock.
+const CATCH_UP: f64 = 0.5;
+/// Rates are multiples of 1/256 ns per instruction: they take three bytes of a log.
+pub const STEP: u64 = 1 << 24;
+/// First guess: a rate that an interpreter reaches.
+const FIRST: f64 = 8.0;
+
+/// The controller.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Host time of the last [`Pace::target`] or [`Pace::waited`].
+    last: u64,
+    /// What the guest has missed in pauses and not made good yet.
+    missed: f64,
+    /// Host nanoseconds per instruction of late.
+    cost: f64,
+    rate: Rate,
+    changed: u64,
+    error_then: f64,
+    worst: f64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pace {
+    /// A controller at host time 0, guest time 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            last: 0,
+            missed: 0.0,
+            cost: FIRST,
+            rate: quantized(FIRST),
+            changed: 0,
+            error_then: 0.0,
+            worst: 0.0,
+        }
+    }
+
+    /// The rate to begin with, and in force.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Host nanoseconds that an instruction takes of late.
+    #[must_use]
+    pub fn cost(&self) -> f64 {
+        self.cost
+    }
+
+    /// The largest difference between target and guest seen by [`Pace::adjust`] while the guest ran, in nanoseconds.
+    #[must_use]
+    pub fn worst(&self) -> u64 {
+        self.worst as u64
+    }
+
+    /// The guest time that belongs to host time `host`.
+    pub fn target(&mut self, host: u64) -> u64 {
+        let step = host.saturating_sub(self.last);
+        self.last = self.last.max(host);
+        if step > PAUSE {
+            self.missed += step as f64;
+        } else {
+            self.missed = (self.missed - step as f64 * CATCH_UP).max(0.0);
+        }
+        self.last.saturating_sub(self.missed as u64)
+    }
+
+    /// The process waited on purpose until `host`: that was no pause. Call before [`Pace::target`].
+    pub fn waited(&mut self, host: u64) {
+        let step = host.saturating_sub(self.last);
+        self.last = self.last.max(host);
+        self.missed = (self.missed - step as f64 * CATCH_UP).max(0.0);
+    }
+
+    /// The guest has executed `instructions` in `took` host nanoseconds.
+    pub fn ran(&mut self, instructions: u64, took: u64) {
+        if instructions == 0 {
+            return;
+        }
+        let cost = took as f64 / instructions as f64;
+        let weight = (took as f64 / MEMORY).min(1.0);
+        self.cost += (cost - self.cost) * weight;
+    }
+
+    /// The rate to change to, if the guest at `guest` should be at `target`.
+    pub fn adjust(&mut self, target: u64, guest: u64) -> Option<Rate> {
+        // Positive: the guest is behind.
+        let error = target as f64 - guest as f64;
+        if error.abs() > self.worst && self.last > VirtualNs::SECOND {
+            self.worst = error.abs();
+        }
+        if error.abs() < TOLERATED {
+            return None;
+        }
+        let patient = self.last - self.changed < PATIENCE;
+        let worse = error.abs() > self.error_then.abs() + GROWN
+            || error.signum() != self.error_then.signum();
+        if patient && !worse {
+            return None;
+        }
+        self.changed = self.last;
+        self.error_then = error;
+        let rate = quantized(self.cost * (1.0 + error / HORIZON).clamp(0.25, 4.0));
+        if rate == self.rate {
+            return None;
+        }
+        self.rate = rate;
+        Some(rate)
+    }
+}
+
+fn quantized(ns: f64) -> Rate {
+    let steps = (ns * 256.0).round().max(1.0) as u64;
+    Rate(steps.saturating_mul(STEP)).clamped()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Runs a guest that is always busy; `cost(host)` is the host's ns per instruction. Returns the largest error
+    /// after the first 300 ms and the number of rate changes.
+    fn busy(seconds: u64, slice: u64, cost: impl Fn(u64) -> f64) -> (u64, u32) {
+        let mut pace = Pace::new();
+        let (mut host, mut guest, mut changes, mut worst) = (0u64, 0f64, 0, 0f64);
+        let mut rate = pace.rate();
+        while host < seconds * 1000 * MS {
+            let instructions = (slice as f64 / pace.cost()).max(100.0);
+            let took = (instructions * cost(host)) as u64;
+            host += took;
+            guest += instructions * rate.0 as f64 / (1u64 << 32) as f64;
+            pace.ran(instructions as u64, took);
+            let target = pace.target(host);
+            if host > 300 * MS {
+                worst = worst.max((target as f64 - guest).abs());
+            }
+            if let Some(new) = pace.adjust(target, guest as u64) {
+                rate = new;
+                changes += 1;
+            }
+        }
+        (worst as u64, changes)
+    }
+
+    #[test]
+    fn a_steady_host_needs_few_changes() {
+        for cost in [1.3, 5.0, 8.0, 40.0] {
+            let (worst, changes) = busy(60, MS / 4, |_| cost);
+            assert!(worst < 20 * MS, "{cost}: {worst} ns");
+            assert!(changes < 130, "{cost}: {changes} changes in a minute");
+        }
+    }
+
+    #[test]
+    fn a_noisy_host_needs_a_few_a_second() {
+        let mut slices = crate::slices::Slices::new(1);
+        let noise: Vec<f64> =
+            (0..4096).map(|_| 0.8 + (slices.number() % 1000) as f64 / 2000.0).collect();
+        let (worst, changes) =
+            busy(60, MS / 4, |host| 7.0 * noise[(host / (7 * MS) % 4096) as usize]);
+        assert!(worst < 30 * MS, "{worst} ns");
+        assert!(changes < 300, "{changes} changes in a minute");
+    }
+
+    #[test]
+    fn a_sudden_change_of_speed_stays_within_bounds() {
+        for (a, b) in [(2.0, 20.0), (20.0, 2.0), (3.0, 60.0)] {
+            let phase = |host: u64| if host / (1500 * MS) % 2 == 0 { a } else { b };
+            let (worst, changes) = busy(30, MS / 4, phase);
+            assert!(worst < 45 * MS, "{a} {b}: {worst} ns");
+            assert!(changes < 600, "{changes} changes");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_made_good_without_a_jump() {
+        let mut pace = Pace::new();
+        for host in 0..1000 {
+            assert_eq!(pace.target(host * MS), host * MS);
+        }
+        let before = pace.target(1000 * MS);
+        let after = pace.target(4000 * MS);
+        assert!(after - before < MS, "the pause itself is not seen");
+        let mut last = after;
+        for host in 4001..11_000 {
+            let target = pace.target(host * MS);
+            assert!(target - last <= 3 * MS / 2 + 1);
+            last = target;
+        }
+        assert_eq!(last, 10_999 * MS, "all is made good");
+    }
+
+    #[test]
+    fn waiting_is_no_pause() {
+        let mut pace = Pace::new();
+        pace.waited(5000 * MS);
+        assert_eq!(pace.target(5000 * MS), 5000 * MS);
+    }
+}

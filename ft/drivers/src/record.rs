@@ -1,0 +1,147 @@
+//! Recording: every input passes here on its way to the guest.
+//!
+//! Contract: an input is in the log before it is in the guest, and everything in the log stands in the order in which
+//! it happened. Entries reach the file within [`DELAY`], so that little is missing when the process is killed.
+
+use crate::check;
+use crate::copy::DiskLog;
+use crate::guest::Guest;
+use crate::outcome::Exit;
+use crate::session::{DiskSource, Session};
+use crate::wire;
+use devices::io::{DiskOperation, Input};
+use ft::log::entry::DIGEST_INTERVAL;
+use ft::log::{Body, Instant, LogWriter};
+use std::io::{self, Write};
+use std::time;
+
+/// Longest that an entry waits for the file.
+pub const DELAY: time::Duration = time::Duration::from_secs(1);
+
+/// Writes a log, or nothing.
+#[derive(Default)]
+pub struct Recorder {
+    log: Option<Log>,
+}
+
+struct Log {
+    writer: LogWriter,
+    out: Box<dyn Write>,
+    bytes: u64,
+    /// Since when entries wait.
+    waiting: Option<time::Instant>,
+    disks: Vec<DiskLog>,
+    next_digest: u64,
+}
+
+/// The instant of an entry made now; `halted`: time has moved without instructions since the last one.
+fn instant(guest: &impl Guest, halted: bool) -> Instant {
+    Instant { icount: guest.icount().0, halted_ns: halted.then(|| guest.now().0) }
+}
+
+impl Recorder {
+    /// Begins a log on `out` for the machine of `session`.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub fn new(out: Box<dyn Write>, build: &str, session: &Session) -> io::Result<Self> {
+        let disks = session.disks.iter().map(|s| DiskLog::new(*s != DiskSource::Log)).collect();
+        let writer = LogWriter::new();
+        let next_digest = DIGEST_INTERVAL;
+        let mut log = Log { writer, out, bytes: 0, waiting: None, disks, next_digest };
+        let start = Body::Start { build: build.into(), config: session.encode() };
+        log.push(Instant::default(), &start);
+        log.write()?;
+        Ok(Self { log: Some(log) })
+    }
+
+    /// Applies `input` to the guest, and logs it.
+    pub fn inject(&mut self, guest: &mut impl Guest, halted: bool, input: Input) {
+        if let Some(log) = &mut self.log {
+            let bytes = match &input {
+                Input::DiskDone { disk, request, result } => {
+                    log.disks[usize::from(*disk)].answer(*disk, *request, result)
+                }
+                _ => wire::encode_input(&input).expect("no answer of a disk"),
+            };
+            log.push(instant(guest, halted), &Body::Input(bytes));
+        }
+        guest.inject(input);
+    }
+
+    /// The guest has asked a disk for something.
+    pub fn asked(&mut self, disk: u8, request: u64, operation: &DiskOperation) {
+        if let Some(log) = &mut self.log {
+            log.disks[usize::from(disk)].ask(request, operation);
+        }
+    }
+
+    /// The count at which the next digest is due; the guest must not run past it.
+    #[must_use]
+    pub fn next_digest(&self) -> Option<u64> {
+        self.log.as_ref().map(|log| log.next_digest)
+    }
+
+    /// Logs a digest if one is due here.
+    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) {
+        if let Some(log) = &mut self.log
+            && guest.icount().0 == log.next_digest
+        {
+            let digest = check::shorten(&guest.digest());
+            log.push(instant(guest, halted), &Body::Digest(digest.into()));
+            log.next_digest += DIGEST_INTERVAL;
+        }
+    }
+
+    /// Writes what has waited long enough.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub fn tick(&mut self) -> io::Result<()> {
+        match &mut self.log {
+            Some(log) if log.waiting.is_some_and(|since| since.elapsed() >= DELAY) => log.write(),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long nothing needs to be written; `None`: nothing waits.
+    #[must_use]
+    pub fn patience(&self) -> Option<time::Duration> {
+        let since = self.log.as_ref()?.waiting?;
+        Some(DELAY.saturating_sub(since.elapsed()))
+    }
+
+    /// Closes the log.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub fn end(&mut self, guest: &mut impl Guest, halted: bool, exit: Exit) -> io::Result<()> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let end = postcard::to_allocvec(&(exit, check::whole(&guest.digest())))
+            .expect("plain data can be encoded");
+        log.push(instant(guest, halted), &Body::End(end));
+        log.write()?;
+        log.out.flush()
+    }
+
+    /// Bytes and entries so far.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        self.log.as_ref().map_or((0, 0), |log| (log.bytes, log.writer.entries()))
+    }
+}
+
+impl Log {
+    fn push(&mut self, at: Instant, body: &Body) {
+        self.waiting.get_or_insert_with(time::Instant::now);
+        self.writer.push(at, body);
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.waiting = None;
+        self.writer.flush();
+        let bytes = self.writer.take();
+        self.bytes += bytes.len() as u64;
+        self.out.write_all(&bytes)
+    }
+}

@@ -1,0 +1,364 @@
+//! Replaying: a machine in the time and with the inputs of a log.
+//!
+//! Contract: nothing of the host reaches the guest. Every digest of the log is compared; the first difference ends the
+//! replay and is named. Output goes nowhere, or to the ends that are given for it.
+
+use crate::check;
+use crate::copy::{CopyError, DiskCopy, decode_answer};
+use crate::guest::Guest;
+use crate::host::Ends;
+use crate::outcome::{Exit, Outcome};
+use crate::slices::Slices;
+use crate::wire;
+use backends::net::capture::Direction;
+use devices::io::{Input, Output};
+use devices::time::{Icount, VirtualNs};
+use emulator::machine::Stop;
+use ft::log::file::Tail;
+use ft::log::{Body, Entry, Instant, LogReader, ReadError};
+use std::fmt;
+use std::io::{self, Read};
+
+/// Instructions between two looks at serial output.
+const LOOK: u64 = 20_000_000;
+
+/// The entries of a log, from a file.
+pub struct LogSource<R> {
+    input: R,
+    reader: LogReader,
+    bytes: u64,
+    entries: u64,
+}
+
+/// Why a replay ended before the log did.
+#[derive(Debug)]
+pub enum ReplayError {
+    /// The file cannot be read.
+    Io(io::Error),
+    /// The file is no log of this version.
+    Read(ReadError),
+    /// The log does not begin with the machine's description.
+    NoStart,
+    /// The guest took another path than the recorded one.
+    Diverged {
+        /// Where it was noticed.
+        icount: Icount,
+        /// What differs.
+        what: String,
+    },
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(e) => write!(f, "cannot be read: {e}"),
+            Self::Read(e) => e.fmt(f),
+            Self::NoStart => f.write_str("does not begin with a machine"),
+            Self::Diverged { icount, what } => {
+                write!(f, "the replay differs from the record at icount {}: {what}", icount.0)
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReplayError {}
+
+impl From<io::Error> for ReplayError {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl<R: Read> LogSource<R> {
+    /// The log in `input`.
+    #[must_use]
+    pub fn new(input: R) -> Self {
+        Self { input, reader: LogReader::new(), bytes: 0, entries: 0 }
+    }
+
+    /// The next entry; `None`: there are no more.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no log.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, ReplayError> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some(entry) = self.reader.next_entry() {
+                self.entries += 1;
+                return Ok(Some(entry));
+            }
+            let wanted = self.reader.wanted().min(buffer.len());
+            let n = match self.input.read(&mut buffer[..wanted]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            if n == 0 {
+                self.reader.tail().map_err(ReplayError::Read)?;
+                return Ok(None);
+            }
+            self.bytes += n as u64;
+            self.reader.push(&buffer[..n]).map_err(ReplayError::Read)?;
+        }
+    }
+
+    /// How the log ended, once there are no more entries.
+    ///
+    /// # Errors
+    /// The file is no log.
+    pub fn tail(&self) -> Result<Tail, ReadError> {
+        self.reader.tail()
+    }
+
+    /// The first entry: the program that wrote the log, and its machine.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no log.
+    pub fn start(&mut self) -> Result<(String, Vec<u8>), ReplayError> {
+        match self.next_entry()?.map(|entry| entry.body) {
+            Some(Body::Start { build, config }) => Ok((build, config)),
+            _ => Err(ReplayError::NoStart),
+        }
+    }
+}
+
+/// What the replayer is told.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayConfig {
+    /// Stops at this count.
+    pub to: Option<Icount>,
+    /// Runs in random slices, for tests.
+    pub slice_seed: Option<u64>,
+}
+
+/// How a replay went.
+#[derive(Debug)]
+pub struct Replayed {
+    /// As of a live run.
+    pub outcome: Outcome,
+    /// Digests that were compared.
+    pub digests: u64,
+    /// How the log ended, if it was read to its end.
+    pub tail: Option<Tail>,
+}
+
+/// Where the log goes on.
+enum Next {
+    Entry(Entry),
+    End,
+}
+
+struct Replay<'a, G, R> {
+    guest: &'a mut G,
+    log: &'a mut LogSource<R>,
+    disks: Vec<DiskCopy>,
+    ends: Ends,
+    slices: Option<Slices>,
+    wall_clock: u64,
+    /// The guest ended by itself.
+    ended: Option<Exit>,
+    digests: u64,
+    rate_changes: u64,
+    looked: u64,
+}
+
+/// Replays the rest of `log`, after its first entry, on `guest`, which was just switched on. `disks` are those of the
+/// board in order; `ends` gets serial output, captures and debug output, and must have no disks and networks.
+///
+/// # Errors
+/// See [`ReplayError`].
+pub fn run<G: Guest, R: Read>(
+    guest: &mut G,
+    log: &mut LogSource<R>,
+    disks: Vec<DiskCopy>,
+    ends: Ends,
+    config: &ReplayConfig,
+) -> Result<Replayed, ReplayError> {
+    let begun = std::time::Instant::now();
+    let mut replay = Replay {
+        guest,
+        log,
+        disks,
+        ends,
+        slices: config.slice_seed.map(Slices::new),
+        wall_clock: 0,
+        ended: None,
+        digests: 0,
+        rate_changes: 0,
+        looked: 0,
+    };
+    let result = replay.all(config.to);
+    let Replay { digests, rate_changes, ends, .. } = replay;
+    ends.finish()?;
+    let exit = result?;
+    let host_ns = begun.elapsed().as_nanos() as u64;
+    let tail = if exit == Exit::Icount { None } else { log.tail().ok() };
+    let outcome = Outcome {
+        exit,
+        icount: guest.icount(),
+        guest: guest.now(),
+        host_ns,
+        busy_ns: host_ns,
+        log_bytes: log.bytes,
+        log_entries: log.entries,
+        clock_error_ns: 0,
+        rate_changes,
+        digest: guest.digest(),
+    };
+    Ok(Replayed { outcome, digests, tail })
+}
+
+impl<G: Guest, R: Read> Replay<'_, G, R> {
+    fn all(&mut self, to: Option<Icount>) -> Result<Exit, ReplayError> {
+        loop {
+            let next = self.log.next_entry()?.map_or(Next::End, Next::Entry);
+            let entry = match next {
+                Next::End => return Ok(self.ended.unwrap_or(Exit::LogEnd)),
+                Next::Entry(entry) => entry,
+            };
+            match to {
+                Some(to) if entry.at.icount > to.0 => {
+                    self.go(Instant { icount: to.0, halted_ns: None })?;
+                    return Ok(Exit::Icount);
+                }
+                _ => self.go(entry.at)?,
+            }
+            match entry.body {
+                Body::Input(bytes) => self.input(&bytes)?,
+                Body::Digest(expected) => {
+                    self.digests += 1;
+                    if let Some(what) = check::difference(&self.guest.digest(), &expected) {
+                        return Err(self.diverged(what));
+                    }
+                }
+                Body::Progress => {}
+                Body::Start { .. } => return Err(self.diverged("a second machine in the log")),
+                Body::End(end) => return self.end(&end),
+            }
+        }
+    }
+
+    fn diverged(&self, what: impl Into<String>) -> ReplayError {
+        ReplayError::Diverged { icount: self.guest.icount(), what: what.into() }
+    }
+
+    /// Executes up to `at`.
+    fn go(&mut self, at: Instant) -> Result<(), ReplayError> {
+        while self.guest.icount().0 < at.icount {
+            self.step(at)?;
+        }
+        if let Some(ns) = at.halted_ns {
+            while self.guest.now().0 < ns {
+                let before = self.guest.now();
+                self.guest.idle_to(VirtualNs(ns));
+                self.take_outputs();
+                if self.guest.now() == before {
+                    let what = format!("the CPU is not halted until {ns} ns, as it was recorded");
+                    return Err(self.diverged(what));
+                }
+            }
+        }
+        let late = at.halted_ns.is_some_and(|ns| self.guest.now().0 != ns);
+        if self.guest.icount().0 != at.icount || late {
+            return Err(self.diverged("time, before the next entry of the log"));
+        }
+        Ok(())
+    }
+
+    /// Executes once towards `at`, which is ahead.
+    fn step(&mut self, at: Instant) -> Result<(), ReplayError> {
+        if self.ended.is_some() {
+            return Err(self.diverged("the guest has ended, and in the record it goes on"));
+        }
+        let from = (self.guest.icount(), self.guest.now());
+        let mut until = at.icount.min(from.0.0.saturating_add(LOOK));
+        if let Some(slices) = &mut self.slices {
+            until = until.min(from.0.0.saturating_add(slices.length()));
+        }
+        let stop = self.guest.run(Icount(until));
+        self.take_outputs();
+        match stop {
+            Stop::Reached | Stop::Output | Stop::Reset => {}
+            Stop::PowerOff => self.ended = Some(Exit::PowerOff),
+            Stop::DebugExit(value) => self.ended = Some(Exit::DebugExit(value)),
+            Stop::Halted(deadline) if self.guest.icount().0 < at.icount => {
+                if let Some(deadline) = deadline {
+                    self.guest.idle_to(deadline);
+                    self.take_outputs();
+                }
+                if (self.guest.icount(), self.guest.now()) == from {
+                    let what = "the CPU is halted for ever, and in the record it goes on";
+                    return Err(self.diverged(what));
+                }
+            }
+            Stop::Halted(_) => {}
+        }
+        if self.guest.icount().0 >= self.looked + LOOK {
+            self.looked = self.guest.icount().0;
+            self.ends.flush();
+        }
+        Ok(())
+    }
+
+    fn take_outputs(&mut self) {
+        while let Some(output) = self.guest.poll_output() {
+            match output {
+                Output::ConsoleTx { port, bytes } => self.ends.console(port, &bytes),
+                Output::NetTx { nic, frame } => {
+                    let time = self.wall_clock.saturating_add(self.guest.now().0);
+                    self.ends.frame(nic, &frame, time);
+                }
+                Output::Debug(byte) => self.ends.debug(byte),
+                Output::Disk { disk, request, operation } => {
+                    if let Some(copy) = self.disks.get_mut(usize::from(disk)) {
+                        copy.ask(request, operation);
+                    }
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, bytes: &[u8]) -> Result<(), ReplayError> {
+        let input = match decode_answer(bytes) {
+            Some((disk, request, answer, data)) => {
+                let copy = self.disks.get_mut(usize::from(disk));
+                let result = match copy.map(|copy| copy.answer(request, answer, data)) {
+                    Some(Ok(result)) => result,
+                    Some(Err(CopyError::Io(e))) => return Err(e.into()),
+                    Some(Err(CopyError::Data)) => {
+                        return Err(self.diverged(format!("disk {disk}: the length of a read")));
+                    }
+                    None | Some(Err(CopyError::NotAsked)) => {
+                        let what = format!("disk {disk}: request {request} was not made");
+                        return Err(self.diverged(what));
+                    }
+                };
+                Input::DiskDone { disk, request, result }
+            }
+            None => wire::decode(bytes)
+                .and_then(|(header, data)| wire::decode_input(header, data))
+                .ok_or_else(|| self.diverged("an input in the log that this program has not"))?,
+        };
+        match &input {
+            Input::WallClock(ns) => self.wall_clock = *ns,
+            Input::ClockRate(_) => self.rate_changes += 1,
+            Input::NetRx { nic, frame } => {
+                let time = self.wall_clock.saturating_add(self.guest.now().0);
+                self.ends.captured(*nic, frame, time, Direction::Inbound);
+            }
+            _ => {}
+        }
+        self.guest.inject(input);
+        Ok(())
+    }
+
+    fn end(&mut self, end: &[u8]) -> Result<Exit, ReplayError> {
+        let Ok((exit, digest)) = postcard::from_bytes::<(Exit, u128)>(end) else {
+            return Err(self.diverged("an end in the log that this program does not know"));
+        };
+        self.digests += 1;
+        if check::whole(&self.guest.digest()) != digest {
+            return Err(self.diverged("the state at the end"));
+        }
+        Ok(exit)
+    }
+}
