@@ -1,3 +1,34 @@
 //! The command `ftemu`: flags to configuration to driver; no decisions are made here.
 
-fn main() {}
+mod cli;
+mod commands;
+mod failure;
+mod targets;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.verbose { "info" } else { "warn" };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("FTEMU_LOG", level))
+        .format(|out, record| {
+            use std::io::Write;
+            writeln!(out, "ftemu: {}", record.args())
+        })
+        .init();
+    let result = match &cli.command {
+        Command::Boot(flags) => commands::boot::run(flags),
+        Command::Replay(flags) => commands::replay::run(flags),
+        Command::Completions(flags) => commands::pages::completions(flags),
+        Command::Man(flags) => commands::pages::man(flags),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            eprintln!("ftemu: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}

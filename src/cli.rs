@@ -1,0 +1,189 @@
+//! The flags: one table, from which parsing, help, man pages and completions come.
+
+use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0            the guest powered off, was reset under --no-reboot, or the user
+               quit (Ctrl-A X); a replay found no difference
+  (v << 1) | 1 the guest wrote v to the isa-debug-exit port F4h (as QEMU)
+  2            wrong usage
+  3            a file or an address that cannot be used
+  4            a replay differs from its record
+  5            the host failed on the way (a full disk, for example)
+  128 + n      ended by signal n";
+
+const KEYS: &str = "\
+With --serial stdio on a terminal every key goes to the guest, Ctrl-C too, except:
+  Ctrl-A H  help         Ctrl-A P  press the power button
+  Ctrl-A X  quit         Ctrl-A R  press the reset button
+  Ctrl-A Ctrl-A          send Ctrl-A
+When standard input is not a terminal, Ctrl-C ends the emulator.";
+
+/// A PC in software: counts every instruction, records what reaches it from outside, and replays itself bit for bit.
+#[derive(Debug, Parser)]
+#[command(name = "ftemu", version, after_help = EXIT_STATUS)]
+pub struct Cli {
+    /// Say more on standard error
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Switch a machine on
+    #[command(after_help = format!("{KEYS}\n\n{EXIT_STATUS}"))]
+    Boot(Box<BootFlags>),
+    /// Execute a recorded log again and check that it ends in the same states
+    #[command(after_help = EXIT_STATUS)]
+    Replay(ReplayFlags),
+    /// Print a completion script for a shell
+    Completions(CompletionsFlags),
+    /// Print a manual page
+    Man(ManFlags),
+}
+
+/// Engines that execute the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// Decoded blocks, one instruction after the other
+    Interpreter,
+}
+
+/// What a log holds of the disks' content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogDiskData {
+    /// With --snapshot name the image, otherwise as 'always'
+    Auto,
+    /// Each sector that the guest reads before it writes it
+    Always,
+}
+
+/// Flags of `ftemu boot`.
+#[derive(Debug, Args)]
+pub struct BootFlags {
+    /// Raw disk images, up to four; without one and without --kernel the embedded guest 'counter' on a throw-away disk
+    #[arg(value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+    /// Memory: a number with K, M or G; without a unit, MiB
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = targets::memory)]
+    pub memory: u64,
+    /// Boot this bzImage instead of a disk
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line for --kernel
+    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
+    pub append: String,
+    /// Throw writes to the disks away at the end
+    #[arg(long)]
+    pub snapshot: bool,
+    /// Serial port: stdio, none, file:PATH, tcp:HOST:PORT[,server[,nowait]] or unix:PATH[,server[,nowait]]; again for COM2
+    /// and so on [default: stdio]
+    #[arg(long, value_name = "WHERE", value_parser = targets::serial)]
+    pub serial: Vec<SerialTarget>,
+    /// Network card: none, tap:IF, stream:HOST:PORT, stream-listen:HOST:PORT, unix:PATH or unix-listen:PATH
+    #[arg(long, value_name = "WHERE", default_value = "none", value_parser = targets::net)]
+    pub net: NetTarget,
+    /// Address of the network card
+    #[arg(long, value_name = "MAC", default_value = "52:54:00:12:34:56", value_parser = targets::mac)]
+    pub mac: [u8; 6],
+    /// Write every frame of the network card to a pcapng file
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// End when the guest resets itself
+    #[arg(long)]
+    pub no_reboot: bool,
+    /// What executes the guest's instructions
+    #[arg(long, value_name = "ENGINE", default_value = "interpreter")]
+    pub engine: Engine,
+    /// Write a log that 'ftemu replay' can execute again
+    #[arg(long, value_name = "LOG")]
+    pub record: Option<PathBuf>,
+    /// What the log holds of the disks' content
+    #[arg(long, value_name = "WHAT", default_value = "auto", requires = "record")]
+    pub log_disk_data: LogDiskData,
+    /// Write what the run cost to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    /// Write what the guest sends to the debug console, port E9h, to a file or 'stderr'
+    #[arg(long, value_name = "FILE")]
+    pub debugcon: Option<PathBuf>,
+    /// Nanoseconds of guest time per instruction; 'auto' keeps the guest's clock with the host's. A fixed rate does not
+    /// wait for the host's clock, and a run without input is the same every time
+    #[arg(long, value_name = "RATE", default_value = "auto", value_parser = targets::rate)]
+    pub rate: RateFlag,
+    /// The guest's clock at power-on: host, or seconds since 1970 [default: host, or 1767225600 with a fixed --rate]
+    #[arg(long, value_name = "TIME", value_parser = targets::rtc)]
+    pub rtc: Option<RtcFlag>,
+    /// Seed of the guest's random numbers, instead of the host's (with a fixed --rate: instead of 0)
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// End at this instruction count
+    #[arg(long, value_name = "COUNT")]
+    pub max_icount: Option<u64>,
+    /// Run in random slices, for tests
+    #[arg(long, value_name = "NUMBER", hide_short_help = true)]
+    pub slice_seed: Option<u64>,
+}
+
+/// Flags of `ftemu replay`.
+#[derive(Debug, Args)]
+pub struct ReplayFlags {
+    /// The log that 'ftemu boot --record' wrote
+    pub log: PathBuf,
+    /// Stop at this instruction count and print the digest of the state
+    #[arg(long, value_name = "ICOUNT")]
+    pub to: Option<u64>,
+    /// Where the guest's serial output goes: none, stdio or file:PATH; again for COM2 and so on [default: none]
+    #[arg(long, value_name = "WHERE", value_parser = targets::serial)]
+    pub serial: Vec<SerialTarget>,
+    /// Write every frame of the network card to a pcapng file
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// What executes the guest's instructions
+    #[arg(long, value_name = "ENGINE", default_value = "interpreter")]
+    pub engine: Engine,
+    /// Write what the replay cost to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    /// Write what the guest sends to the debug console, port E9h, to a file or 'stderr'
+    #[arg(long, value_name = "FILE")]
+    pub debugcon: Option<PathBuf>,
+    /// Run in random slices, for tests
+    #[arg(long, value_name = "NUMBER", hide_short_help = true)]
+    pub slice_seed: Option<u64>,
+}
+
+/// Flags of `ftemu completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsFlags {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `ftemu man`.
+#[derive(Debug, Args)]
+pub struct ManFlags {
+    /// The page of this command instead of the whole program
+    pub command: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,272 @@
+//! `ftemu boot`: a machine in the host's time.
+
+use super::{counter, files, stats};
+use crate::cli::{BootFlags, LogDiskData};
+use crate::failure::Failure;
+use crate::targets::{NetTarget, RateFlag, RtcFlag, SerialTarget};
+use backends::console::{Console, file, socket, stdio, terminal};
+use backends::disk::memory::MemoryDisk;
+use backends::disk::overlay::Overlay;
+use backends::disk::raw::Access;
+use backends::disk::worker::DiskWorker;
+use backends::disk::{Disk, fingerprint};
+use backends::net::capture::Capture;
+use backends::net::{Network, stream, tap};
+use devices::board::BoardConfig;
+use devices::time::Icount;
+use drivers::host::{Ends, Mail, Posts, mail};
+use drivers::live::{self, LiveConfig, Timing};
+use drivers::record::Recorder;
+use drivers::session::{DiskSource, NamedBoot, NamedFile, Session};
+use emulator::machine::{Config, Machine};
+use firmware::DirectBoot;
+use std::path::Path;
+
+/// What a log calls the program that wrote it.
+pub const BUILD: &str = concat!("ftemu ", env!("CARGO_PKG_VERSION"));
+/// 2026-01-01: the guest's clock at power-on where runs are to be the same every time.
+const FIXED_CLOCK: u64 = 1_767_225_600;
+/// IDE disks of the board.
+const DISKS_MAX: usize = 4;
+/// Serial ports of the board.
+const PORTS_MAX: usize = 4;
+
+/// The disks of the machine, and what a log says of each.
+type Disks = Vec<(Box<dyn Disk>, DiskSource)>;
+
+/// Boots a machine and runs it to its end.
+pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
+    check(flags)?;
+    let direct = direct_boot(flags)?;
+    let disks = disks(flags)?;
+    let mut sizes = [None; DISKS_MAX];
+    for (size, (disk, _)) in sizes.iter_mut().zip(&disks) {
+        *size = Some(disk.sectors());
+    }
+    let nics = if flags.net == NetTarget::None { vec![] } else { vec![flags.mac] };
+    let board = BoardConfig { disks: sizes, nics, uarts: flags.serial.len().max(1) as u8 };
+    let (boot, named) = direct.unzip();
+    let config = Config { ram_bytes: flags.memory, board, direct_boot: boot };
+    let mut machine = machine(&config)?;
+    let (disks, sources): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
+    let mut recorder = recorder(flags, &mut machine, &config, named, sources)?;
+    drop(config);
+    let (posts, mail) = mail();
+    let ends = outgoing(flags, &posts, disks)?;
+    live_run(flags, &mut machine, mail, ends, &posts, &mut recorder)
+}
+
+/// Refuses flags that do not go together.
+fn check(flags: &BootFlags) -> Result<(), Failure> {
+    let usage = |text: &str| Err(Failure::Usage(text.into()));
+    if flags.disks.len() > DISKS_MAX {
+        return usage("a machine has at most four disks");
+    }
+    if flags.serial.len() > PORTS_MAX {
+        return usage("a machine has at most four serial ports");
+    }
+    if flags.serial.iter().filter(|target| **target == SerialTarget::Stdio).count() > 1 {
+        return usage("only one serial port can be on stdio");
+    }
+    Ok(())
+}
+
+/// The machine of `config`, if the host has the memory for it.
+pub fn machine(config: &Config) -> Result<Machine, Failure> {
+    let bytes = usize::try_from(config.ram_bytes).unwrap_or(usize::MAX);
+    if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+        let size = config.ram_bytes >> 20;
+        return Err(Failure::Input(format!("the host has no {size} MiB of memory for the guest")));
+    }
+    Machine::new(config).map_err(|e| Failure::Input(e.0))
+}
+
+fn direct_boot(flags: &BootFlags) -> Result<Option<(DirectBoot, NamedBoot)>, Failure> {
+    let Some(path) = &flags.kernel else { return Ok(None) };
+    let kernel = files::kernel(path, flags.memory)?;
+    let initrd = flags.initrd.as_ref().map(|path| Ok((path, files::read(path, flags.memory)?)));
+    let initrd = initrd.transpose()?;
+    let name = |path: &Path, bytes: &[u8]| NamedFile::new(&files::absolute(path), bytes);
+    let append = flags.append.clone().into_bytes();
+    let named = NamedBoot {
+        kernel: name(path, &kernel),
+        initrd: initrd.as_ref().map(|(path, bytes)| name(path, bytes)),
+        append: append.clone(),
+    };
+    let initrd = initrd.map(|(_, bytes)| bytes).unwrap_or_default();
+    Ok(Some((DirectBoot { kernel, initrd, append }, named)))
+}
+
+fn disks(flags: &BootFlags) -> Result<Disks, Failure> {
+    if flags.disks.is_empty() && flags.kernel.is_none() {
+        let mut disk = MemoryDisk::new(counter::IMAGE.to_vec());
+        let hash = fingerprint::fingerprint(&mut disk, None).expect("memory can be read");
+        return Ok(vec![(Box::new(disk), DiskSource::Embedded(hash))]);
+    }
+    flags.disks.iter().map(|path| disk(flags, path)).collect()
+}
+
+fn disk(flags: &BootFlags, path: &Path) -> Result<(Box<dyn Disk>, DiskSource), Failure> {
+    if !flags.snapshot {
+        return Ok((Box::new(files::image(path, Access::ReadWrite)?), DiskSource::Log));
+    }
+    let mut image = files::image(path, Access::ReadOnly)?;
+    let by_name = flags.record.is_some() && flags.log_disk_data == LogDiskData::Auto;
+    let source = match by_name {
+        true => DiskSource::Image(files::name(path, &mut image)?),
+        false => DiskSource::Log,
+    };
+    let overlay = Overlay::new(image)
+        .map_err(|e| Failure::Host(format!("--snapshot needs a temporary file: {e}")))?;
+    Ok((Box::new(overlay), source))
+}
+
+fn recorder(
+    flags: &BootFlags,
+    machine: &mut Machine,
+    config: &Config,
+    direct_boot: Option<NamedBoot>,
+    disks: Vec<DiskSource>,
+) -> Result<Recorder, Failure> {
+    let Some(path) = &flags.record else { return Ok(Recorder::default()) };
+    let session = Session {
+        ram_bytes: config.ram_bytes,
+        board: config.board.clone(),
+        direct_boot,
+        disks,
+        initial: drivers::check::whole(&machine.digest()),
+    };
+    let out = files::create_log(path)?;
+    Recorder::new(Box::new(out), BUILD, &session)
+        .map_err(|e| Failure::Host(format!("{}: {e}", path.display())))
+}
+
+/// Opens the host's ends.
+fn outgoing(flags: &BootFlags, posts: &Posts, disks: Vec<Box<dyn Disk>>) -> Result<Ends, Failure> {
+    let host = |e: std::io::Error| Failure::Host(e.to_string());
+    let mut ends = Ends::default();
+    if let Some(path) = &flags.debugcon {
+        ends.debug = Some(files::debug(path)?);
+    }
+    if let Some(path) = &flags.pcap {
+        let out: Box<dyn std::io::Write> = Box::new(files::create(path)?);
+        ends.capture = Some(Capture::new(out, 1).map_err(|e| Failure::file(path, e))?);
+    }
+    for (index, disk) in disks.into_iter().enumerate() {
+        let worker = DiskWorker::spawn(index as u8, disk, posts.answers.clone());
+        ends.disks.push(worker.map_err(host)?);
+    }
+    let network: Option<Box<dyn Network>> = match &flags.net {
+        NetTarget::None => None,
+        NetTarget::Tap(name) => {
+            let opened = tap::open(0, name, posts.frames.clone());
+            Some(Box::new(opened.map_err(|e| Failure::Input(format!("tap:{name}: {e}")))?))
+        }
+        NetTarget::Stream(endpoint) => {
+            let opened = stream::open(0, endpoint, posts.frames.clone());
+            let what = |e| Failure::Input(format!("--net {}: {e}", endpoint.address));
+            Some(Box::new(opened.map_err(what)?))
+        }
+    };
+    ends.networks.extend(network);
+    Ok(ends)
+}
+
+/// Opens the consoles; the terminal is ours until the guard is dropped.
+fn consoles(
+    flags: &BootFlags,
+    posts: &Posts,
+    ends: &mut Ends,
+) -> Result<Option<terminal::RawMode>, Failure> {
+    let mut raw = None;
+    let default = [SerialTarget::Stdio];
+    let targets = if flags.serial.is_empty() { &default[..] } else { &flags.serial[..] };
+    for (port, target) in targets.iter().enumerate() {
+        let post = posts.typed.clone();
+        let console = match target {
+            SerialTarget::None => Console::None,
+            SerialTarget::Stdio => {
+                let (console, guard) = stdio::open(port as u8, post)
+                    .map_err(|e| Failure::Host(format!("standard input: {e}")))?;
+                ends.terminal = guard.is_some().then_some(port);
+                raw = guard;
+                console
+            }
+            SerialTarget::File(path) => {
+                file::open(path).map_err(|e| Failure::file(path, files::describe(&e)))?
+            }
+            SerialTarget::Socket { endpoint, wait } => {
+                if *wait {
+                    log::warn!("waiting for a connection to {}", endpoint.address);
+                }
+                socket::open(port as u8, endpoint, *wait, post)
+                    .map_err(|e| Failure::Input(format!("--serial {}: {e}", endpoint.address)))?
+            }
+        };
+        ends.consoles.push(console);
+    }
+    Ok(raw)
+}
+
+fn live_run(
+    flags: &BootFlags,
+    machine: &mut Machine,
+    mail: Mail,
+    mut ends: Ends,
+    posts: &Posts,
+    recorder: &mut Recorder,
+) -> Result<u8, Failure> {
+    let config = live_config(flags);
+    backends::signal::watch(posts.signals.clone()).map_err(|e| Failure::Host(e.to_string()))?;
+    let raw = consoles(flags, posts, &mut ends)?;
+    let outcome = live::run(machine, &config, mail, ends, recorder);
+    drop(raw);
+    let outcome = outcome.map_err(|e| Failure::Host(format!("the run was ended: {e}")))?;
+    if let Some(path) = &flags.stats {
+        stats::write(path, &outcome)?;
+    }
+    log::info!("{} at icount {}", outcome.exit.name(), outcome.icount.0);
+    Ok(outcome.exit.status())
+}
+
+fn live_config(flags: &BootFlags) -> LiveConfig {
+    let timing = match flags.rate {
+        RateFlag::Auto => Timing::Paced,
+        RateFlag::Fixed(rate) => Timing::Fixed(rate),
+    };
+    let paced = timing == Timing::Paced;
+    let wall_clock = match flags.rtc {
+        Some(RtcFlag::Seconds(seconds)) => seconds * 1_000_000_000,
+        None if !paced => FIXED_CLOCK * 1_000_000_000,
+        Some(RtcFlag::Host) | None => std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos() as u64),
+    };
+    let from_host = paced && flags.seed.is_none();
+    LiveConfig {
+        timing,
+        no_reboot: flags.no_reboot,
+        max_icount: flags.max_icount.map(Icount),
+        slice_seed: flags.slice_seed,
+        wall_clock,
+        entropy: if from_host { host_entropy() } else { seeded(flags.seed.unwrap_or(0)) },
+        reseed: from_host.then_some(host_entropy),
+    }
+}
+
+/// Random bytes of the host.
+fn host_entropy() -> [u8; 32] {
+    let mut seed = [0; 32];
+    let got = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+    if got != Ok(seed.len()) {
+        log::warn!("the host gave no random numbers");
+    }
+    seed
+}
+
+/// Bytes that follow from `number`.
+fn seeded(number: u64) -> [u8; 32] {
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&number.to_le_bytes());
+    seed
+}

@@ -1,0 +1,98 @@
+//! Files that a machine is made of: kernels and disk images, checked before they are used.
+
+use crate::failure::Failure;
+use backends::disk::Disk;
+use backends::disk::fingerprint::fingerprint;
+use backends::disk::raw::{Access, RawDisk};
+use drivers::session::NamedFile;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// Reads a whole file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+    let metadata = std::fs::metadata(path).map_err(|e| Failure::file(path, describe(&e)))?;
+    if metadata.is_dir() {
+        return Err(Failure::file(path, "is a directory"));
+    }
+    if metadata.len() > limit {
+        let limit = limit >> 20;
+        return Err(Failure::file(path, format!("is too large: {limit} MiB of memory hold it")));
+    }
+    std::fs::read(path).map_err(|e| Failure::file(path, describe(&e)))
+}
+
+/// Why a file cannot be opened, as the end of a sentence.
+pub fn describe(e: &std::io::Error) -> String {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => "does not exist".into(),
+        std::io::ErrorKind::PermissionDenied => "must not be read or written by this user".into(),
+        _ => format!("cannot be used: {e}"),
+    }
+}
+
+/// Reads a kernel and checks that it is one.
+pub fn kernel(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+    let bytes = read(path, limit)?;
+    // The setup header of the Linux boot protocol.
+    let boot_flag = bytes.get(0x1FE..0x200) == Some(&[0x55, 0xAA]);
+    let header = bytes.get(0x202..0x206) == Some(b"HdrS");
+    if !boot_flag || !header {
+        return Err(Failure::file(path, "is not a Linux kernel (bzImage)"));
+    }
+    Ok(bytes)
+}
+
+/// Opens a raw image.
+pub fn image(path: &Path, access: Access) -> Result<RawDisk, Failure> {
+    let disk = RawDisk::open(path, access).map_err(|e| Failure::file(path, e))?;
+    if disk.missing() > 0 {
+        log::warn!(
+            "{}: ends inside a sector; {} bytes of zeros are added",
+            path.display(),
+            disk.missing()
+        );
+    }
+    Ok(disk)
+}
+
+/// Names an image by its content.
+pub fn name(path: &Path, disk: &mut RawDisk) -> Result<NamedFile, Failure> {
+    let fail = |e| Failure::file(path, format!("cannot be read: {e}"));
+    let file = disk.file().try_clone().map_err(fail)?;
+    let hash = fingerprint(disk, Some(&file)).map_err(fail)?;
+    let len = disk.sectors() * 512;
+    Ok(NamedFile { path: absolute(path), len, hash })
+}
+
+/// `path` from the root, as a log names it.
+pub fn absolute(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.to_string_lossy().into_owned()
+}
+
+/// Makes a file to write to.
+pub fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|e| Failure::file(path, describe(&e)))
+}
+
+/// Makes a log; another file that stands there stays as it is.
+pub fn create_log(path: &Path) -> Result<File, Failure> {
+    if let Ok(found) = File::open(path) {
+        use std::io::Read;
+        let mut start = Vec::new();
+        let read = found.take(8).read_to_end(&mut start);
+        if read.is_ok() && !start.is_empty() && start != ft::log::file::MAGIC {
+            return Err(Failure::file(path, "is there already and is no log: it is left alone"));
+        }
+    }
+    create(path)
+}
+
+/// Where the debug console goes.
+pub fn debug(path: &Path) -> Result<Box<dyn Write>, Failure> {
+    if path == Path::new("stderr") {
+        return Ok(Box::new(std::io::stderr()));
+    }
+    Ok(Box::new(create(path)?))
+}

@@ -1,0 +1,8 @@
+//! One file per subcommand: flags to configuration to driver.
+
+pub mod boot;
+pub mod counter;
+pub mod files;
+pub mod pages;
+pub mod replay;
+pub mod stats;
