@@ -105,7 +105,7 @@ class Machine:
             data = data[os.write(self.child.stdin.fileno(), data) :]
 
     def shell(self, timeout=60):
-        """Makes the shell at the prompt scriptable: no echo, no escape sequences, no line wrapping."""
+        """Makes the shell at the prompt scriptable: no echo, escape sequences or wrapping."""
         self.send(
             "stty -echo cols 400; export TERM=dumb PS1= PS2=; "
             "bind 'set enable-bracketed-paste off' 2>/dev/null; "
@@ -145,6 +145,11 @@ class Machine:
         status = self.exited(timeout)
         if status != 0:
             raise Failure(f"exit status {status} instead of 0; the guest printed:\n{self.tail()}")
+
+    def peak_kib(self):
+        """The most memory that the emulator process has had resident so far, in KiB."""
+        with open(f"/proc/{self.child.pid}/status", encoding="ascii") as status:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1])
 
     def cpu_seconds(self):
         """The processor time that the emulator process has used so far."""

@@ -12,6 +12,9 @@ from netns import Namespace
 
 PYTHON_TESTS = ("test_math", "test_struct", "test_hashlib", "test_json", "test_zlib")
 
+# What a guest is given, in MiB; the emulator may use 96 more.
+GUEST_MIB = 1024
+
 # 64-bit integers, floating point with libm, sorting, and varargs: the output is the same on every
 # x86-64.
 C_PROGRAM = r"""
@@ -40,7 +43,9 @@ def image(context):
 
 def log_in(context, tap=None, options=(), inside=lambda argv: argv):
     """Boots debian.img to the automatic login on ttyS0; returns machine and scripted shell."""
-    machine = context.start(inside(context.emulator.disk(image(context), tap=tap, options=options)))
+    machine = context.start(
+        inside(context.emulator.disk(image(context), f"{GUEST_MIB}M", tap, options))
+    )
     try:
         machine.expect(r"GUEST-READY ([\d.]+)", 900)
         machine.at = 0
@@ -95,12 +100,17 @@ def serial_session(context):
         notes.append("redis " + ", ".join(f"{name} {float(rate):.0f}/s" for name, rate in rates))
         total = machine.must(
             'sqlite3 /tmp/t.db "create table t(a,b); with recursive c(x) as (select 1 union all '
-            'select x+1 from c where x<5000) insert into t select x,x*x from c; select sum(b) from t;"',
+            'select x+1 from c where x<5000) insert into t select x,x*x from c; '
+            'select sum(b) from t;"',
             120,
         )
         if total.strip() != str(sum(x * x for x in range(1, 5001))):
             raise Failure(f"sqlite3 printed {total!r}")
         machine.must("curl -sf http://127.0.0.1/ | grep -q nginx", 120)
+        peak = machine.peak_kib() / 1024
+        notes.append(f"{peak:.0f} MiB resident")
+        if context.emulator.lean and peak > GUEST_MIB + 96:
+            raise Failure(f"{peak:.0f} MiB resident for {GUEST_MIB} MiB of guest memory")
         machine.send("poweroff\n")
         machine.powered_off(600)
     return "; ".join(notes)

@@ -9,7 +9,8 @@ class Ftemu:
     """ftemu at a path, with extra options for every run."""
 
     name = "ftemu"
-    replays = True
+    replays = True  # keeps a log that can be replayed
+    lean = True  # promises to use little more memory than its guest has
 
     def __init__(self, path, extra=()):
         self.path = path
@@ -47,6 +48,7 @@ class Qemu:
 
     name = "qemu"
     replays = False
+    lean = False
 
     def __init__(self, extra=()):
         self.base = [
