@@ -68,6 +68,16 @@ impl Pc<'_> {
         self.out8(0x71, value);
     }
 
+    /// Reads a 32-bit device register in memory space.
+    pub fn mmio_read32(&mut self, at: u64) -> u32 {
+        self.board.mmio_read(self.ram, self.now, at, 4) as u32
+    }
+
+    /// Writes a 32-bit device register in memory space.
+    pub fn mmio_write32(&mut self, at: u64, value: u32) {
+        self.board.mmio_write(self.ram, self.now, at, 4, value.into());
+    }
+
     /// The physical address of a real-mode `segment:offset`, as the A20 gate lets it through.
     pub fn linear(&self, segment: u16, offset: u16) -> u64 {
         let linear = (u64::from(segment) << 4) + u64::from(offset);

@@ -31,6 +31,16 @@ pub fn init_interrupts(pc: &mut Pc<'_>) {
     pc.out8(PIC2 + 1, 0x2F);
 }
 
+/// Virtual wire mode: the local APIC passes the 8259s' INTR on from LINT0 and NMI from LINT1
+/// (MultiProcessor specification 1.4, 3.6.2.2).
+pub fn init_local_apic(pc: &mut Pc<'_>) {
+    const BASE: u64 = 0xFEE0_0000;
+    let spurious = pc.mmio_read32(BASE + 0xF0);
+    pc.mmio_write32(BASE + 0xF0, spurious & !0xFF | 0x1FF);
+    pc.mmio_write32(BASE + 0x350, 0x0000_0700);
+    pc.mmio_write32(BASE + 0x360, 0x0000_0400);
+}
+
 /// Unmasks one line.
 pub fn unmask(pc: &mut Pc<'_>, irq: u8) {
     let port = if irq < 8 { PIC1 + 1 } else { PIC2 + 1 };

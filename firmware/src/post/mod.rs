@@ -46,6 +46,7 @@ fn begin(pc: &mut Pc<'_>) {
     chips::mask_all(pc);
     pci::enumerate(pc);
     chips::init_interrupts(pc);
+    chips::init_local_apic(pc);
     chips::init_timer(pc);
     chips::init_cmos(pc);
     vectors::init_data_area(pc);
