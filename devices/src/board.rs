@@ -14,12 +14,16 @@ mod wires;
 use crate::ide::Ide;
 use crate::io::{Input, Output, PowerInput};
 use crate::net::e1000::E1000;
+use crate::pc::acpi_pm::AcpiPm;
+use crate::pc::dma8237::Dma8237;
+use crate::pc::i8042::I8042;
 use crate::pc::ioapic::{self, IoApic};
 use crate::pc::lapic::Lapic;
 use crate::pc::pic8259::Pic8259;
 use crate::pc::pit8254::Pit8254;
 use crate::pc::rtc_cmos::RtcCmos;
 use crate::pc::uart16550::Uart16550;
+use crate::pc::vga::{TextScreen, Vga};
 use crate::pci::{Bus, functions};
 use crate::ram::{self, Ram};
 use crate::time::VirtualNs;
@@ -65,14 +69,16 @@ pub struct Board {
     uarts: Vec<Uart16550>,
     lapic: Lapic,
     ioapic: IoApic,
+    i8042: I8042,
+    dma: Dma8237,
+    pm: AcpiPm,
+    vga: Vga,
     pci: Bus,
     ide: Ide,
     nics: Vec<E1000>,
     isa: IsaLines,
     /// The FERR# latch.
     ferr: bool,
-    /// Port 80h.
-    post: u8,
     /// Port 92h.
     port_92: u8,
     /// Port CF9h.
@@ -96,12 +102,15 @@ impl Board {
             uarts: vec![Uart16550::default(); usize::from(config.uarts.min(4))],
             lapic: Lapic::default(),
             ioapic: IoApic::default(),
+            i8042: I8042::default(),
+            dma: Dma8237::default(),
+            pm: AcpiPm::default(),
+            vga: Vga::default(),
             pci: functions::standard_bus(nics.len()),
             ide: Ide::new(&config.disks),
             nics,
             isa: IsaLines::default(),
             ferr: false,
-            post: 0,
             port_92: 0,
             reset_control: 0,
             outputs: VecDeque::new(),
@@ -122,6 +131,10 @@ impl Board {
         self.uarts.fill(Uart16550::default());
         self.lapic = Lapic::default();
         self.ioapic = IoApic::default();
+        self.i8042 = I8042::default();
+        self.dma = Dma8237::default();
+        self.pm.reset(now);
+        self.vga = Vga::default();
         self.pci.reset();
         self.ide.reset();
         self.nics.iter_mut().for_each(E1000::reset);
@@ -162,6 +175,10 @@ impl Board {
         if pa - offset == ioapic::BASE {
             return lanes_read(offset, size, |at| self.ioapic.read(at));
         }
+        if ram::VGA.contains(&pa) {
+            return (0..u64::from(size))
+                .fold(0, |value, n| value | u64::from(self.vga.read_memory(pa + n)) << (8 * n));
+        }
         if let Some(value) = self.nic_read(now, pa, size) {
             self.settle(now);
             return value;
@@ -172,6 +189,12 @@ impl Board {
     /// Writes the low `size` (1, 2, 4 or 8) bytes of `value` at `pa`, which no memory backs.
     pub fn mmio_write(&mut self, ram: &mut Ram, now: VirtualNs, pa: u64, size: u8, value: u64) {
         self.advance(ram, now);
+        if ram::VGA.contains(&pa) {
+            for (n, byte) in value.to_le_bytes().into_iter().take(usize::from(size)).enumerate() {
+                self.vga.write_memory(pa + n as u64, byte);
+            }
+            return;
+        }
         let offset = pa & 0xFFF;
         if self.lapic.page() == Some(pa - offset) {
             // Narrower accesses are undefined (SDM 3A 11.4.1) and ignored.
@@ -208,10 +231,19 @@ impl Board {
             Input::DiskDone { disk, request, result } => {
                 self.ide.disk_done(ram, &mut self.outputs, disk, request, result);
             }
+            Input::Key(codes) => {
+                self.i8042.keys(&codes);
+                self.i8042.load();
+            }
+            Input::Pointer { dx, dy, buttons } => {
+                self.i8042.pointer(dx, dy, buttons);
+                self.i8042.load();
+            }
+            Input::Power(PowerInput::Button) => self.pm.press_power_button(),
             Input::Power(PowerInput::Reset) => self.signal = Some(Signal::Reset),
             Input::Power(PowerInput::Off) => self.signal = Some(Signal::PowerOff),
             Input::WallClock(unix_ns) => self.rtc.set_wall_clock(now, unix_ns),
-            _ => {}
+            Input::ClockRate(_) | Input::Entropy(_) => {}
         }
         self.settle(now);
     }
@@ -235,6 +267,7 @@ impl Board {
     fn fire(&mut self, now: VirtualNs) {
         self.lapic.advance(now);
         self.rtc.advance(now);
+        self.pm.advance(now);
         for uart in &mut self.uarts {
             uart.advance(now);
         }
@@ -255,7 +288,8 @@ impl Board {
     }
 
     fn set_deadline(&mut self) {
-        let timers = [self.lapic.deadline(), self.rtc.deadline(), self.pit_deadline()];
+        let pit = self.pit_deadline();
+        let timers = [self.lapic.deadline(), self.rtc.deadline(), self.pm.deadline(), pit];
         let uarts = self.uarts.iter().map(Uart16550::deadline);
         let nics = self.nics.iter().map(E1000::deadline);
         self.deadline = timers.into_iter().chain(uarts).chain(nics).flatten().min();
@@ -344,7 +378,17 @@ impl Board {
     /// State of the A20 gate: false masks address bit 20.
     #[inline(always)]
     pub fn a20(&self) -> bool {
-        true
+        self.i8042.a20() || self.port_92 & ports::PORT_92_A20 != 0
+    }
+
+    /// What the VGA shows, if it is in a text mode.
+    pub fn text_screen(&self) -> Option<TextScreen> {
+        self.vga.text_screen()
+    }
+
+    /// The last power-on self-test code (port 80h).
+    pub fn post_code(&self) -> u8 {
+        self.dma.post_code()
     }
 
     /// FERR#: an unmasked x87 exception with CR0.NE clear raises IRQ 13.

@@ -1,4 +1,5 @@
-//! PCI on the board: configuration accesses and their effects, base address windows, IDE ports.
+//! PCI on the board: configuration accesses and their effects, base address windows, IDE and power
+//! management ports.
 //!
 //! Contract: windows are looked up in the functions' configuration spaces at each access, so a
 //! moved or disabled window takes effect at once.
@@ -131,6 +132,11 @@ impl Board {
         })
     }
 
+    fn power_management_at(&self, port: u16) -> Option<u16> {
+        let config = self.pci.config(functions::POWER_MANAGEMENT)?;
+        piix3::power_management_offset(config, port)
+    }
+
     /// Reads a port in a base address window.
     pub(super) fn bar_read(
         &mut self,
@@ -144,6 +150,9 @@ impl Board {
         }
         if let Some(offset) = self.bus_master_at(port) {
             return Some(self.ide.bus_master_read(offset, size));
+        }
+        if let Some(offset) = self.power_management_at(port) {
+            return Some(self.pm.read(now, offset, size));
         }
         let (n, offset) = self.nic_io_at(port)?;
         let value = self.nics[n].io_read(now, offset, size);
@@ -164,6 +173,13 @@ impl Board {
         }
         if let Some(offset) = self.bus_master_at(port) {
             self.ide.bus_master_write(ram, &mut self.outputs, (offset, size), value);
+            return true;
+        }
+        if let Some(offset) = self.power_management_at(port) {
+            self.pm.write(now, offset, size, value);
+            if self.pm.take_power_off() {
+                self.signal = Some(super::Signal::PowerOff);
+            }
             return true;
         }
         let Some((n, offset)) = self.nic_io_at(port) else { return false };

@@ -18,6 +18,7 @@ const CF9_RESET: u8 = 0x04;
 const CF9_HARD: u8 = 0x02;
 /// Port 92h: a rising bit 0 resets the CPU, bit 1 is the A20 gate.
 const PORT_92_INIT: u8 = 0x01;
+pub(super) const PORT_92_A20: u8 = 0x02;
 
 impl Board {
     pub(super) fn decode_read(
@@ -92,7 +93,14 @@ impl Board {
             0xA0 | 0xA1 | 0x4D0 | 0x4D1 => self.pic.read(port),
             0x40..=0x43 | 0x61 => self.pit.read(now, port),
             0x70..=0x73 => self.rtc.read(now, port),
-            0x80 => self.post,
+            0x60 | 0x64 => {
+                let value = self.i8042.read(port);
+                self.load_i8042();
+                value
+            }
+            0x00..=0x0F | 0x80..=0x8F | 0xC0..=0xDF => self.dma.read(port),
+            0xB2 | 0xB3 => self.pm.read_apm(port),
+            0x3B0..=0x3DF => self.vga.read(now, port),
             0x92 => self.port_92,
             // Bochs' debug console is recognised by this.
             0xE9 => 0xE9,
@@ -117,12 +125,18 @@ impl Board {
                 self.sync_pit(now);
             }
             0x70..=0x73 => self.rtc.write(now, port, value),
-            0x80 => self.post = value,
+            0x60 | 0x64 => {
+                self.i8042.write(port, value);
+                self.load_i8042();
+            }
+            0x00..=0x0F | 0x80..=0x8F | 0xC0..=0xDF => self.dma.write(port, value),
+            0xB2 | 0xB3 => self.pm.write_apm(port, value),
+            0x3B0..=0x3DF => self.vga.write(port, value),
             0x92 => {
                 if value & !self.port_92 & PORT_92_INIT != 0 {
                     self.signal = Some(Signal::Init);
                 }
-                self.port_92 = value & 0x03;
+                self.port_92 = value & (PORT_92_INIT | PORT_92_A20);
             }
             0xE9 => self.outputs.push_back(Output::Debug(value)),
             // Clears the latched FERR# and asserts IGNNE#.
@@ -138,6 +152,16 @@ impl Board {
                 self.reset_control = value & (CF9_HARD | CF9_RESET);
             }
             _ => {}
+        }
+    }
+
+    /// Lets the keyboard controller's next byte into its output buffer. The interrupt of the byte
+    /// before falls first.
+    fn load_i8042(&mut self) {
+        self.wire_isa();
+        self.i8042.load();
+        if self.i8042.take_reset() {
+            self.signal = Some(Signal::Reset);
         }
     }
 

@@ -16,10 +16,14 @@ impl Board {
         section.add("uart", &self.uarts);
         section.add("lapic", &self.lapic);
         section.add("ioapic", &self.ioapic);
+        section.add("i8042", &self.i8042);
+        section.add("dma", &self.dma);
+        section.add("pm", &self.pm);
+        section.add("vga", &self.vga);
         section.add("pci", &self.pci);
         section.add("ide", &self.ide);
         section.add("nic", &self.nics);
-        let wires = (&self.isa, self.ferr, self.post, self.port_92, self.reset_control);
+        let wires = (&self.isa, self.ferr, self.port_92, self.reset_control);
         section.add("wires", &(wires, self.signal, self.intr, self.deadline));
     }
 }

@@ -18,14 +18,19 @@ pub(super) enum Source {
     SecondSerial,
     /// PCI, by the ISA bridge's routing.
     Pci,
+    /// The power management function's SCI.
+    Sci,
 }
 
-const SOURCES: usize = 3;
-/// Ticks, COM2, COM1, RTC, coprocessor and the IDE channels.
+const SOURCES: usize = 4;
+/// ISA interrupt lines.
 const IRQ_TIMER: u8 = 0;
+const IRQ_KEYBOARD: u16 = 1;
 const IRQ_COM2: u16 = 3;
 const IRQ_COM1: u16 = 4;
 const IRQ_RTC: u16 = 8;
+const IRQ_SCI: u16 = 9;
+const IRQ_MOUSE: u16 = 12;
 const IRQ_FERR: u16 = 13;
 const IRQ_IDE: u16 = 14;
 /// The I/O APIC pin of the PIT.
@@ -63,16 +68,23 @@ impl Board {
 
     /// Takes the lines of the chips on the ISA bus.
     pub(super) fn wire_isa(&mut self) {
+        let rtc = self.rtc.irq();
+        if rtc && self.isa.asserted & 1 << IRQ_RTC == 0 {
+            self.pm.rtc_alarm();
+        }
         let uart = |n: usize| u16::from(self.uarts.get(n).is_some_and(|uart| uart.irq()));
         let second = uart(2) << IRQ_COM1 | uart(3) << IRQ_COM2;
         let isa = uart(0) << IRQ_COM1
             | uart(1) << IRQ_COM2
-            | u16::from(self.rtc.irq()) << IRQ_RTC
+            | u16::from(self.i8042.keyboard_irq()) << IRQ_KEYBOARD
+            | u16::from(self.i8042.mouse_irq()) << IRQ_MOUSE
+            | u16::from(rtc) << IRQ_RTC
             | u16::from(self.ferr) << IRQ_FERR
             | u16::from(self.ide.interrupt(0)) << IRQ_IDE
             | u16::from(self.ide.interrupt(1)) << (IRQ_IDE + 1);
         self.set_isa_lines(Source::Isa, isa);
         self.set_isa_lines(Source::SecondSerial, second);
+        self.set_isa_lines(Source::Sci, u16::from(self.pm.sci()) << IRQ_SCI);
     }
 
     /// Takes the network cards' interrupt pins through PIRQA-PIRQD. Comes after everything that
