@@ -122,6 +122,8 @@ pub mod ebda {
     pub const BOOT_DRIVE: u64 = 0xC1;
     /// 1: a kernel is in memory.
     pub const DIRECT_BOOT: u64 = 0xC2;
+    /// Device and function number of the IDE interface, 0 for none.
+    pub const IDE_FUNCTION: u64 = 0xC3;
     /// Start of a serial-port wait in ticks.
     pub const SERIAL_SINCE: u64 = 0xC4;
     /// Drive parameter table extensions of the four drives, 16 bytes each.
@@ -130,6 +132,8 @@ pub mod ebda {
     pub const DISK_PARAMETERS: u64 = 0x110;
     /// PS/2 mouse state, 16 bytes.
     pub const MOUSE: u64 = 0x130;
+    /// Physical region descriptors, 32 bytes.
+    pub const REGIONS: u64 = 0x150;
     /// Top of the ACPI tables, for the memory map: 0 when there are none.
     pub const ACPI_BASE: u64 = 0x140;
 }

@@ -15,9 +15,13 @@ use crate::tables;
 
 /// CMOS register of the shutdown code.
 const SHUTDOWN: u8 = 0x0F;
+/// PIIX reset control register.
+const RESET_CONTROL: u16 = 0xCF9;
 
 /// The CPU came out of reset: after INIT, CMOS 0Fh may ask for a jump to the address at 40:67
-/// (codes 5, 9 and Ah; IBM PC AT technical reference). Answers with CF set for that.
+/// (codes 5, 9 and Ah; IBM PC AT technical reference). Answers with CF set for that. Any other way
+/// here on a running machine is a reboot, which goes by a hard reset: only that places a kernel of
+/// a direct boot again.
 pub fn reset(pc: &mut Pc<'_>, registers: &mut Registers) {
     let code = pc.cmos(SHUTDOWN);
     let running = pc.ebda8(ebda::POST_STAGE) == ide::STAGES;
@@ -26,11 +30,18 @@ pub fn reset(pc: &mut Pc<'_>, registers: &mut Registers) {
     if code == 0x05 && resume {
         chips::end_of_interrupt(pc, true);
     }
+    if running && !resume {
+        pc.out8(RESET_CONTROL, 0x02);
+        pc.out8(RESET_CONTROL, 0x06);
+    }
     set_carry(registers, resume);
 }
 
 /// Runs POST as far as it goes without waiting.
 pub fn run(pc: &mut Pc<'_>, again: bool) -> Status {
+    if pc.board.has_signal() {
+        return Status::Wait;
+    }
     if !again {
         begin(pc);
     }

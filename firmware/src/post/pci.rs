@@ -4,6 +4,7 @@
 //! from E0000000h upwards, each aligned to its size; what does not fit stays disabled.
 //! PCI Local Bus 3.0, 6.2.5; 82371AB (PIIX4) datasheet for PIRQRC and the power-management function.
 
+use crate::layout::ebda;
 use crate::pc::Pc;
 
 const ADDRESS: u16 = 0xCF8;
@@ -134,6 +135,7 @@ fn configure(pc: &mut Pc<'_>, function: Function, windows: &mut Windows) {
         decode |= 0x03; // the legacy ranges
     }
     if class == 0x0101 {
+        pc.set_ebda8(ebda::IDE_FUNCTION, function.0);
         // Compatibility ports decoded on both channels (82371AB 2.3: IDETIM).
         write16(pc, function, 0x40, 0x8000);
         write16(pc, function, 0x42, 0x8000);

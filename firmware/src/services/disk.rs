@@ -8,6 +8,7 @@ use super::transfer::{self, Operation, Progress};
 use crate::layout::{EBDA_SEGMENT, bda, ebda};
 use crate::pc::{Call, Pc, Status};
 use crate::post::chips;
+use crate::post::pci::Function;
 
 /// Invalid function or parameter.
 const INVALID: u8 = 0x01;
@@ -282,10 +283,9 @@ fn device_path(pc: &mut Pc<'_>, drive: &Drive, length: usize, result: &mut [u8; 
     result[32] = (length - 30) as u8;
     result[36..40].copy_from_slice(b"PCI ");
     result[40..48].copy_from_slice(b"ATA     ");
-    if let Some(function) = super::pci_bios::by_class(pc, 0x0101) {
-        result[49] = function.device();
-        result[50] = function.0 & 7;
-    }
+    let function = Function(pc.ebda8(ebda::IDE_FUNCTION));
+    result[49] = function.device();
+    result[50] = function.0 & 7;
     result[51] = drive.slot / 2;
     result[56] = drive.slot & 1;
     let sum = result[30..length - 1].iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));

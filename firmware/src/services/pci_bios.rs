@@ -166,15 +166,3 @@ fn access(pc: &mut Pc<'_>, r: &mut Arguments, function: u8) -> u8 {
     }
     OK
 }
-
-/// The first function of a class and subclass.
-pub fn by_class(pc: &mut Pc<'_>, class: u16) -> Option<Function> {
-    let mut at = pci::next(pc, None);
-    while let Some(function) = at {
-        if pci::read16(pc, function, 0x0A) == class {
-            return Some(function);
-        }
-        at = pci::next(pc, at);
-    }
-    None
-}

@@ -1,12 +1,14 @@
-//! Moving sectors between a drive and guest memory by PIO, across waits.
+//! Moving sectors between a drive and guest memory, across waits: by the bus master where the
+//! buffer allows it, else through the data register.
 //!
 //! Contract: one transfer at a time; its state lies in the EBDA between two polls, so a snapshot in
 //! the middle of one goes on. The drive interrupts when it has data; the stub sleeps until then.
-//! Commands: ATA/ATAPI-6, clause 8.
+//! Commands: ATA/ATAPI-6, clause 8; bus master: Programming Interface for Bus Master IDE 1.0.
 
 use super::drive::{Drive, SLOTS};
 use crate::layout::{EBDA, ebda};
 use crate::pc::Pc;
+use crate::post::pci::{self, Function};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Transfer {
     in_command: u16,
     /// Physical address of the next sector.
     pub buffer: u64,
+    /// Base port of the bus master's channel, 0: by PIO.
+    bus_master: u16,
 }
 
 const SECTOR: usize = 512;
@@ -55,6 +59,11 @@ const BSY: u8 = 0x80;
 const DF: u8 = 0x20;
 const DRQ: u8 = 0x08;
 const ERR: u8 = 0x01;
+// Bus master command and status.
+const BM_START: u8 = 0x01;
+const BM_TO_MEMORY: u8 = 0x08;
+const BM_ERROR: u8 = 0x02;
+const BM_INTERRUPT: u8 = 0x04;
 
 /// Begins `left` sectors from `lba`; the caller has checked that they are on the drive.
 pub fn start(
@@ -65,10 +74,15 @@ pub fn start(
     left: u32,
     buffer: u64,
 ) -> Progress {
-    let mut transfer = Transfer { slot: drive.slot, operation, lba, left, in_command: 0, buffer };
     if left == 0 {
         return Progress::Done;
     }
+    let bus_master = match operation {
+        Operation::Verify => 0,
+        _ => bus_master(pc, drive.slot, buffer, u64::from(left) * SECTOR as u64),
+    };
+    let mut transfer =
+        Transfer { slot: drive.slot, operation, lba, left, in_command: 0, buffer, bus_master };
     command(pc, drive, &mut transfer);
     advance(pc, drive, transfer)
 }
@@ -93,12 +107,27 @@ fn advance(pc: &mut Pc<'_>, drive: &Drive, mut transfer: Transfer) -> Progress {
         }
         // Reading the status proper takes the interrupt back.
         let status = pc.in8(drive.command_block() + 7);
+        if transfer.bus_master != 0 {
+            let failed = pc.in8(transfer.bus_master + 2) & BM_ERROR != 0;
+            if status & DRQ != 0 && !failed {
+                store(pc, &transfer);
+                return Progress::Waiting;
+            }
+            pc.out8(transfer.bus_master, 0);
+            pc.out8(transfer.bus_master + 2, BM_ERROR | BM_INTERRUPT);
+            if failed {
+                clear(pc);
+                return Progress::Failed(0x20);
+            }
+        }
         if status & (ERR | DF) != 0 {
             clear(pc);
             return Progress::Failed(failure(pc, drive, status));
         }
-        if transfer.operation == Operation::Verify {
-            transfer.lba += u64::from(transfer.in_command);
+        if transfer.operation == Operation::Verify || transfer.bus_master != 0 {
+            let moved = u64::from(transfer.in_command);
+            transfer.lba += moved;
+            transfer.buffer = transfer.buffer.wrapping_add(moved * SECTOR as u64);
             transfer.in_command = 0;
         } else if transfer.in_command > 0 {
             if status & DRQ == 0 {
@@ -164,7 +193,64 @@ fn command(pc: &mut Pc<'_>, drive: &Drive, transfer: &mut Transfer) {
     for (offset, value) in [(2, count as u8), (3, byte(0)), (4, byte(8)), (5, byte(16))] {
         pc.out8(base + offset, value);
     }
-    pc.out8(base + 7, command_code(transfer.operation, long));
+    if transfer.bus_master == 0 {
+        pc.out8(base + 7, command_code(transfer.operation, long));
+        return;
+    }
+    let read = transfer.operation == Operation::Read;
+    let direction = if read { BM_TO_MEMORY } else { 0 };
+    write_regions(pc, transfer.buffer, count * SECTOR as u32);
+    pc.out8(transfer.bus_master, direction);
+    pc.out8(transfer.bus_master + 2, BM_ERROR | BM_INTERRUPT);
+    pc.out32(transfer.bus_master + 4, (EBDA + ebda::REGIONS) as u32);
+    pc.out8(base + 7, dma_code(read, long));
+    pc.out8(transfer.bus_master, direction | BM_START);
+}
+
+/// The bus master's channel, if it can reach the whole buffer; 0: it cannot.
+///
+/// The configuration address register is put back: this may interrupt a configuration access.
+fn bus_master(pc: &mut Pc<'_>, slot: u8, buffer: u64, bytes: u64) -> u16 {
+    let end = buffer.saturating_add(bytes);
+    let low = end <= 0xA_0000;
+    let high = buffer >= 0x10_0000 && end <= pc.low_ram();
+    let function = pc.ebda8(ebda::IDE_FUNCTION);
+    if !(low || high) || !buffer.is_multiple_of(2) || function == 0 {
+        return 0;
+    }
+    let address = pc.in32(0xCF8);
+    let command = pci::read16(pc, Function(function), 0x04);
+    let base = pci::read32(pc, Function(function), 0x20);
+    pc.out32(0xCF8, address);
+    let usable = command & 0x05 == 0x05 && base & 0x01 != 0 && (0x100..0xFFF0).contains(&base);
+    if usable { (base as u16 & 0xFFF0) + u16::from(slot / 2) * 8 } else { 0 }
+}
+
+/// The descriptors of a region of at most 128 KiB; each stays within 64 KiB.
+fn write_regions(pc: &mut Pc<'_>, buffer: u64, bytes: u32) {
+    let (mut at, mut left) = (buffer as u32, bytes);
+    let mut table = [0; 32];
+    for entry in table.chunks_exact_mut(8) {
+        let length = left.min(0x1_0000 - (at & 0xFFFF));
+        left -= length;
+        entry[..4].copy_from_slice(&at.to_le_bytes());
+        let last = if left == 0 { 1 << 31 } else { 0 };
+        entry[4..].copy_from_slice(&(length & 0xFFFE | last).to_le_bytes());
+        if left == 0 {
+            break;
+        }
+        at = at.wrapping_add(length);
+    }
+    pc.write(EBDA + ebda::REGIONS, &table);
+}
+
+fn dma_code(read: bool, long: bool) -> u8 {
+    match (read, long) {
+        (true, false) => 0xC8,
+        (true, true) => 0x25,
+        (false, false) => 0xCA,
+        (false, true) => 0x35,
+    }
 }
 
 fn command_code(operation: Operation, long: bool) -> u8 {
@@ -200,6 +286,7 @@ fn store(pc: &mut Pc<'_>, transfer: &Transfer) {
     bytes[4..8].copy_from_slice(&transfer.left.to_le_bytes());
     bytes[8..16].copy_from_slice(&transfer.lba.to_le_bytes());
     bytes[16..24].copy_from_slice(&transfer.buffer.to_le_bytes());
+    bytes[24..26].copy_from_slice(&transfer.bus_master.to_le_bytes());
     pc.write(EBDA + ebda::TRANSFER, &bytes);
 }
 
@@ -218,12 +305,14 @@ fn load(pc: &mut Pc<'_>) -> Option<Transfer> {
         left: pc.read32(at + 4),
         lba: pc.read64(at + 8),
         buffer: pc.read64(at + 16),
+        bus_master: pc.read16(at + 24),
     };
     // What the guest may have scribbled: bounded, so that sums stay in range and loops end.
     let sane = transfer.slot < SLOTS
         && transfer.in_command <= CHUNK as u16
         && transfer.left <= 0x1_0000
-        && transfer.lba <= 1 << 48;
+        && transfer.lba <= 1 << 48
+        && transfer.bus_master < 0xFFF0;
     sane.then_some(transfer)
 }
 

@@ -194,6 +194,12 @@ impl StubPc {
         panic!("no end at {:x}:{:x}: {}", self.regs.segments[CS], self.regs.ip, self.debug);
     }
 
+    /// Executes one instruction without looking for interrupts.
+    pub fn step(&mut self) {
+        let opcode = self.fetch();
+        self.execute(opcode);
+    }
+
     fn deliver(&mut self) -> bool {
         self.board.advance(&mut self.ram, self.now);
         if !self.board.interrupt_pending() {
