@@ -3,6 +3,7 @@
 mod stub_cpu;
 
 use devices::board::Signal;
+use devices::io::Input;
 use firmware::DirectBoot;
 use stub_cpu::{AX, BX, CX, DI, DS, DX, ES, SI, Stop, StubPc, ZF};
 
@@ -238,6 +239,71 @@ fn the_keyboard_buffer_gives_back_what_was_put_in() {
     for n in 0..15 {
         assert_eq!(int(&mut pc, 0x16, &[(AX, 0x0000)]), 0x1E61 + n);
     }
+}
+
+#[test]
+fn keys_arrive_as_characters() {
+    let mut pc = booted();
+    // Set 2: a; Shift + 1; Ctrl + c; grey Up; Caps Lock, b; keypad 7 with Num Lock.
+    let typed: [(&[u8], u16); 6] = [
+        (&[0x1C, 0xF0, 0x1C], 0x1E61),
+        (&[0x12, 0x16, 0xF0, 0x16, 0xF0, 0x12], 0x0221),
+        (&[0x14, 0x21, 0xF0, 0x21, 0xF0, 0x14], 0x2E03),
+        (&[0xE0, 0x75, 0xE0, 0xF0, 0x75], 0x48E0),
+        (&[0x58, 0xF0, 0x58, 0x32, 0xF0, 0x32], 0x3042),
+        (&[0x77, 0xF0, 0x77, 0x6C, 0xF0, 0x6C], 0x4737),
+    ];
+    for (codes, word) in typed {
+        pc.board.input(&mut pc.ram, pc.now, Input::Key(codes.to_vec()));
+        assert_eq!(int(&mut pc, 0x16, &[(AX, 0x1000)]), word, "{codes:x?}");
+    }
+    assert!(pc.interrupts.contains(&0x09));
+    assert_eq!(int(&mut pc, 0x16, &[(AX, 0x0200)]) & 0xFF, 0x60, "Caps and Num Lock");
+}
+
+#[test]
+fn the_mouse_calls_its_handler() {
+    let mut pc = booted();
+    int(&mut pc, 0x15, &[(AX, 0xC205), (BX, 0x0300)]);
+    assert!(!pc.carry());
+    pc.ram.dma_write(0x5000, &[0xCB]);
+    pc.regs.segments[ES] = 0;
+    int(&mut pc, 0x15, &[(AX, 0xC207), (BX, 0x5000)]);
+    assert!(!pc.carry());
+    int(&mut pc, 0x15, &[(AX, 0xC200), (BX, 0x0100)]);
+    assert!(!pc.carry());
+    let seen = pc.entered.len();
+    pc.board.input(&mut pc.ram, pc.now, Input::Pointer { dx: 5, dy: -3, buttons: 1 });
+    int(&mut pc, 0x15, &[(AX, 0x8600), (CX, 0), (DX, 2000)]);
+    assert!(pc.entered[seen..].contains(&(0x0000, 0x5000)), "the handler was called");
+    assert_eq!(pc.stack_at_far_call, [0x00, 0xFD, 0x05, 0x29]);
+}
+
+#[test]
+fn text_goes_to_the_screen_and_scrolls() {
+    let mut pc = booted();
+    int(&mut pc, 0x10, &[(AX, 0x0003)]);
+    for character in b"one\r\ntwo" {
+        int(&mut pc, 0x10, &[(AX, 0x0E00 | u64::from(*character)), (BX, 7)]);
+    }
+    let cell = |pc: &mut StubPc, row: u64, column: u64| {
+        let at = 0xB_8000 + 2 * (80 * row + column);
+        pc.board.mmio_read(&mut pc.ram, pc.now, at, 2) as u16
+    };
+    assert_eq!([cell(&mut pc, 0, 0), cell(&mut pc, 1, 2)], [0x076F, 0x076F]);
+    int(&mut pc, 0x10, &[(AX, 0x0300), (BX, 0)]);
+    assert_eq!((pc.get(DX), pc.get(CX)), (0x0103, 0x0607));
+    int(&mut pc, 0x10, &[(AX, 0x0200), (BX, 0), (DX, 0x184F)]);
+    int(&mut pc, 0x10, &[(AX, 0x0921), (BX, 0x1E), (CX, 1)]);
+    assert_eq!(cell(&mut pc, 24, 79), 0x1E21);
+    assert_eq!(int(&mut pc, 0x10, &[(AX, 0x0800), (BX, 0)]), 0x1E21);
+    int(&mut pc, 0x10, &[(AX, 0x0E58), (BX, 7)]);
+    assert_eq!([cell(&mut pc, 0, 0), cell(&mut pc, 23, 79)], [0x0774, 0x1E58], "scrolled");
+    int(&mut pc, 0x10, &[(AX, 0x0600), (BX, 0x4F00), (CX, 0x0101), (DX, 0x0202)]);
+    assert_eq!([cell(&mut pc, 1, 1), cell(&mut pc, 2, 2)], [0x4F20; 2]);
+    assert_ne!(cell(&mut pc, 3, 3), 0x4F20);
+    int(&mut pc, 0x10, &[(AX, 0x0F00)]);
+    assert_eq!(pc.get(AX), 0x5003);
 }
 
 #[test]

@@ -44,9 +44,8 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Size in bytes; no command moves more than 65,536 sectors.
     fn bytes(self) -> usize {
-        self.sectors.min(65_536) as usize * SECTOR
+        self.sectors as usize * SECTOR
     }
 }
 

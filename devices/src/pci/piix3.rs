@@ -103,7 +103,7 @@ pub fn power_management_offset(config: &ConfigSpace, port: u16) -> Option<u16> {
         return None;
     }
     let base = u16::from_le_bytes([config.byte(PMBASE) & 0xC0, config.byte(PMBASE + 1)]);
-    (base != 0 && port & !(PM_SIZE - 1) == base).then_some(port - base)
+    (base != 0 && port & !(PM_SIZE - 1) == base).then(|| port - base)
 }
 
 #[cfg(test)]

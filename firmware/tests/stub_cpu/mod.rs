@@ -46,6 +46,10 @@ pub struct StubPc {
     /// Disk requests that fail.
     pub bad_sectors: Vec<u64>,
     requests: Vec<(u8, u64, DiskOperation)>,
+    /// Targets of far jumps, calls and returns.
+    pub entered: Vec<(u16, u16)>,
+    /// The four words below the return address at the last far call.
+    pub stack_at_far_call: Vec<u16>,
     /// Vectors delivered by the board.
     pub interrupts: Vec<u8>,
 }
@@ -76,6 +80,8 @@ impl StubPc {
             debug: String::new(),
             bad_sectors: vec![],
             requests: vec![],
+            entered: vec![],
+            stack_at_far_call: vec![],
             interrupts: vec![],
         }
     }
@@ -137,6 +143,7 @@ impl StubPc {
     }
 
     fn far(&mut self, segment: u16, offset: u16) {
+        self.entered.push((segment, offset));
         self.regs.segments[CS] = segment;
         self.regs.ip = offset.into();
     }
@@ -381,6 +388,9 @@ impl StubPc {
             0x36 => self.push(self.read16(at)),
             0x2E => self.far(self.read16(at + 2), self.read16(at)),
             0x1E => {
+                let sp = self.get(SP);
+                self.stack_at_far_call =
+                    (0..4).map(|n| self.read16(self.at(SS, sp + 2 * n))).collect();
                 self.push(self.regs.segments[CS]);
                 self.push(self.regs.ip as u16);
                 self.far(self.read16(at + 2), self.read16(at));
