@@ -224,3 +224,148 @@ impl Board {
         decoded
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Board, BoardConfig};
+    use crate::io::{DiskOperation, DiskResult, Input, Output};
+    use crate::pci::{Devfn, functions};
+    use crate::ram::{Backing, Ram};
+    use crate::time::VirtualNs;
+
+    const NOW: VirtualNs = VirtualNs(1_000_000);
+    const NIC: u64 = 0xE000_0000;
+
+    struct Pc {
+        board: Board,
+        ram: Ram,
+    }
+
+    impl Pc {
+        fn new() -> Self {
+            let mut ram = Ram::new(4 << 20, &[0; 1 << 16]);
+            let disks = [Some(1000), None, None, None];
+            let config = BoardConfig { disks, nics: alloc::vec![[2; 6], [4; 6]], uarts: 1 };
+            let board = Board::new(&config, &mut ram);
+            Self { board, ram }
+        }
+
+        fn out(&mut self, port: u16, size: u8, value: u32) {
+            self.board.port_write(&mut self.ram, NOW, port, size, value);
+        }
+
+        fn read(&mut self, port: u16, size: u8) -> u32 {
+            self.board.port_read(&mut self.ram, NOW, port, size)
+        }
+
+        fn configure(&mut self, devfn: Devfn, register: u8, size: u8, value: u32) {
+            let address = 1 << 31 | u32::from(devfn.0) << 8 | u32::from(register & 0xFC);
+            self.out(0xCF8, 4, address);
+            self.out(0xCFC + u16::from(register & 3), size, value);
+        }
+
+        /// IDE decoded with its bus master at C000h, the first card at [`NIC`] and C040h.
+        fn enumerate(&mut self) {
+            self.configure(functions::IDE, 0x20, 4, 0xC000);
+            self.configure(functions::IDE, 0x40, 4, 0x8000_8000);
+            self.configure(functions::IDE, 0x04, 2, 5);
+            self.configure(functions::nic(0), 0x10, 4, NIC as u32);
+            self.configure(functions::nic(0), 0x18, 4, 0xC040);
+            self.configure(functions::nic(0), 0x04, 2, 7);
+            self.configure(functions::ISA_BRIDGE, 0x62, 1, 11);
+        }
+
+        /// PICs unmasked and wired through to the CPU.
+        fn start_pics(&mut self) {
+            for (port, base, cascade) in [(0x20, 0x20, 4), (0xA0, 0x28, 2)] {
+                self.out(port, 1, 0x11);
+                for value in [base, cascade, 1, 0] {
+                    self.out(port + 1, 1, value);
+                }
+            }
+            self.out(0x4D1, 1, 0x0C);
+            self.mmio(0xFEE0_00F0, 0x1FF);
+            self.mmio(0xFEE0_0350, 0x700);
+        }
+
+        fn mmio(&mut self, pa: u64, value: u32) {
+            self.board.mmio_write(&mut self.ram, NOW, pa, 4, u64::from(value));
+        }
+
+        fn peek(&mut self, pa: u64, size: u8) -> u64 {
+            self.board.mmio_read(&mut self.ram, NOW, pa, size)
+        }
+    }
+
+    #[test]
+    fn attribute_map_opens_the_shadow() {
+        let mut pc = Pc::new();
+        assert_eq!(pc.ram.backing(0xF_0000), Backing::Rom(0xF_0000));
+        pc.configure(functions::HOST_BRIDGE, 0x59, 1, 0x30);
+        assert_eq!(pc.ram.backing(0xF_0000), Backing::Ram(0xF_0000));
+        assert_eq!(pc.ram.backing(0xE_C000), Backing::Rom(0xE_C000));
+        pc.board.reset(&mut pc.ram, NOW);
+        assert_eq!(pc.ram.backing(0xF_0000), Backing::Rom(0xF_0000));
+        pc.out(0xCF9, 1, 2);
+        assert_eq!(pc.read(0xCF9, 1), 2, "not swallowed by the address register");
+    }
+
+    #[test]
+    fn disk_ports_need_their_enables() {
+        let mut pc = Pc::new();
+        assert_eq!(pc.read(0x1F7, 1), 0xFF);
+        pc.enumerate();
+        assert_eq!((pc.read(0x1F7, 1), pc.read(0x3F6, 1) & 0xFF), (0x50, 0x50));
+        assert_eq!(pc.read(0x177, 1), 0x7F, "a channel without drives");
+        pc.configure(functions::IDE, 0x41, 1, 0);
+        assert_eq!(pc.read(0x1F7, 1), 0xFF);
+    }
+
+    #[test]
+    fn a_sector_by_dma_and_irq_14() {
+        let mut pc = Pc::new();
+        pc.enumerate();
+        pc.start_pics();
+        pc.ram.dma_write(0x1000, &[0, 0x20, 0, 0, 0, 2, 0, 0x80]);
+        pc.out(0xC004, 4, 0x1000);
+        for (port, value) in [(0x1F2, 1), (0x1F3, 9), (0x1F6, 0xE0), (0x1F7, 0xC8)] {
+            pc.out(port, 1, value);
+        }
+        pc.out(0xC000, 1, 9);
+        let operation = DiskOperation::Read { lba: 9, sectors: 1 };
+        let request = 1;
+        let wanted = Output::Disk { disk: 0, request, operation };
+        assert_eq!(pc.board.poll_output(), Some(wanted));
+        assert!(!pc.board.interrupt_pending());
+        let result = DiskResult::Data(alloc::vec![0xA5; 512]);
+        pc.board.input(&mut pc.ram, NOW, Input::DiskDone { disk: 0, request, result });
+        assert_eq!(pc.ram.bytes()[0x2000..0x2200], [0xA5; 512]);
+        assert_eq!(pc.board.acknowledge_interrupt(NOW), Some(0x2E));
+        assert_eq!((pc.read(0xC002, 1), pc.read(0x1F7, 1)), (4, 0x50));
+    }
+
+    #[test]
+    fn card_interrupts_by_its_route() {
+        let mut pc = Pc::new();
+        pc.enumerate();
+        pc.start_pics();
+        assert_eq!(pc.peek(NIC + 8, 4) & 2, 2, "link");
+        assert_eq!(pc.peek(NIC + 0x5400, 8), 0x8000_0202_0202_0202);
+        assert_eq!(pc.peek(NIC + 0x2_0000, 4), u64::from(u32::MAX) | 0xFFFF_FFFF_0000_0000);
+        pc.mmio(NIC + 0xD0, 4);
+        pc.out(0xC040, 4, 0xC8);
+        pc.out(0xC044, 4, 4);
+        assert_eq!(pc.board.acknowledge_interrupt(NOW), Some(0x2B));
+        pc.out(0xA0, 1, 0x20);
+        pc.out(0x20, 1, 0x20);
+        assert_eq!(pc.board.acknowledge_interrupt(NOW), Some(0x2B), "level-triggered");
+        assert_eq!(pc.peek(NIC + 0xC0, 4), 4);
+        pc.out(0xA0, 1, 0x20);
+        pc.out(0x20, 1, 0x20);
+        assert_eq!(pc.board.acknowledge_interrupt(NOW), None);
+        // Another route takes the line along.
+        pc.mmio(NIC + 0xC8, 4);
+        pc.configure(functions::ISA_BRIDGE, 0x62, 1, 10);
+        assert_eq!(pc.board.acknowledge_interrupt(NOW), Some(0x2A));
+    }
+}

@@ -44,8 +44,9 @@ pub(super) struct Extent {
 }
 
 impl Extent {
+    /// Size in bytes; no command moves more than 65,536 sectors.
     fn bytes(self) -> usize {
-        self.sectors as usize * SECTOR
+        self.sectors.min(65_536) as usize * SECTOR
     }
 }
 

@@ -194,6 +194,12 @@ impl E1000 {
     /// Gathers a data descriptor; false when the budget ran out before its end.
     fn take_data(&mut self, go: &mut Go, data: &Data) -> bool {
         self.transmitter.begin(data);
+        // Legacy descriptors carry the tag in the last one, extended ones in each.
+        let extended = data.command & command::DEXT != 0;
+        let carries_tag = extended || data.command & command::EOP != 0;
+        if self.ctrl & ctrl::VME != 0 && data.command & command::VLE != 0 && carries_tag {
+            self.transmitter.tag = Some(data.special);
+        }
         if self.transmitter.segmenting {
             if !self.segment_data(go, data) {
                 return false;
@@ -203,10 +209,6 @@ impl E1000 {
         }
         self.transmitter.taken = 0;
         if data.command & command::EOP != 0 {
-            let vlan = self.ctrl & ctrl::VME != 0 && data.command & command::VLE != 0;
-            if vlan {
-                self.transmitter.tag = Some(data.special);
-            }
             self.send_gathered(go, true);
             self.transmitter.end();
         }
