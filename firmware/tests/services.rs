@@ -5,7 +5,7 @@ mod stub_cpu;
 use devices::board::Signal;
 use devices::io::Input;
 use firmware::DirectBoot;
-use stub_cpu::{AX, BX, CX, DI, DS, DX, ES, SI, Stop, StubPc, ZF};
+use stub_cpu::{AX, BP, BX, CX, DI, DS, DX, ES, SI, Stop, StubPc, ZF};
 
 const BOOT: (u16, u16) = (0x0000, 0x7C00);
 
@@ -329,6 +329,59 @@ fn pci_bios_finds_the_devices_and_post_has_placed_them() {
     assert_eq!(int(&mut pc, 0x1A, &[(AX, 0xB102), (CX, 0x1234), (SI, 0)]) >> 8, 0x86);
     assert!(pc.carry());
     assert_eq!(int(&mut pc, 0x1A, &[(AX, 0xB109), (BX, 8), (DI, 1)]) >> 8, 0x87);
+}
+
+/// The number that a 32-bit stub (push ebp; mov ebp, eax; mov al, number) hands to the service.
+fn flat_number(pc: &StubPc, entry: u64) -> u8 {
+    let code = pc.bytes(entry, 5);
+    assert_eq!(code[..4], [0x55, 0x89, 0xC5, 0xB0]);
+    code[4]
+}
+
+#[test]
+fn the_32_bit_entries_answer_as_the_interrupt_does() {
+    let mut pc = booted();
+    let segment = pc.bytes(0xF_0000, 0x1_0000);
+    let directory = (0..segment.len()).step_by(16).find(|&at| segment[at..].starts_with(b"_32_"));
+    let entry = u64::from(pc.read32(0xF_0000 + directory.expect("there") as u64 + 4));
+    pc.regs.real_mode = false;
+    let flat = |pc: &mut StubPc, entry: u64, eax: u32, ebx: u64, ecx: u64, edx: u64, edi: u64| {
+        let number = flat_number(pc, entry);
+        for (register, value) in [(BP, eax.into()), (BX, ebx), (CX, ecx), (DX, edx), (DI, edi)] {
+            pc.regs.gpr[register] = value;
+        }
+        pc.regs.gpr[SI] = 0;
+        let (ram, board) = (&mut pc.ram, &mut pc.board);
+        firmware::service(number, &mut pc.regs, ram, board, pc.now);
+        pc.regs.gpr[BP] as u32
+    };
+    let wanted = u32::from_le_bytes(*b"$PCI");
+    assert_eq!(flat(&mut pc, entry, wanted, 0, 0, 0, 0) as u8, 0);
+    let service = pc.regs.gpr[BX] + pc.regs.gpr[DX];
+    assert!(pc.regs.gpr[DX] < pc.regs.gpr[CX]);
+    assert_eq!(flat(&mut pc, entry, 0x1234_5678, 0, 0, 0, 0) as u8, 0x80);
+    assert_eq!(flat(&mut pc, service, 0xB102, 0, 0x7010, 0x8086, 0) >> 8 & 0xFF, 0);
+    assert_eq!((pc.get(BX), pc.carry()), (1 << 3 | 1, false));
+    flat(&mut pc, service, 0xB10A, 0, 0, 0, 0);
+    assert_eq!(pc.regs.gpr[CX], 0x1237_8086);
+    flat(&mut pc, service, 0xB1FF, 0, 0, 0, 0);
+    assert!(pc.carry());
+}
+
+#[test]
+fn serial_ports_send_receive_and_time_out() {
+    let mut pc = booted();
+    // 115,200 is not among the speeds: 9600 8N1 it is.
+    int(&mut pc, 0x14, &[(AX, 0x00E3), (DX, 0)]);
+    assert_eq!(int(&mut pc, 0x14, &[(AX, 0x0141), (DX, 0)]) & 0x80FF, 0x0041);
+    assert_eq!(pc.serial, b"A");
+    let input = Input::ConsoleRx { port: 0, bytes: b"z".to_vec() };
+    pc.board.input(&mut pc.ram, pc.now, input);
+    assert_eq!(int(&mut pc, 0x14, &[(AX, 0x0200), (DX, 0)]) & 0x80FF, 0x007A);
+    let before = pc.now.0;
+    assert_eq!(int(&mut pc, 0x14, &[(AX, 0x0200), (DX, 0)]) & 0x8000, 0x8000, "time-out");
+    assert!((500_000_000..700_000_000).contains(&(pc.now.0 - before)));
+    assert_eq!(int(&mut pc, 0x14, &[(AX, 0x0300), (DX, 3)]), 0x0300, "no such port");
 }
 
 #[test]

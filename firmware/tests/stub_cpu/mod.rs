@@ -14,6 +14,7 @@ pub const CX: usize = 1;
 pub const DX: usize = 2;
 pub const BX: usize = 3;
 const SP: usize = 4;
+pub const BP: usize = 5;
 pub const SI: usize = 6;
 pub const DI: usize = 7;
 pub const ES: usize = 0;
@@ -43,6 +44,8 @@ pub struct StubPc {
     pub disks: [Vec<u8>; 4],
     /// What came out of the debug console.
     pub debug: String,
+    /// What the first serial port has sent.
+    pub serial: Vec<u8>,
     /// Disk requests that fail.
     pub bad_sectors: Vec<u64>,
     requests: Vec<(u8, u64, DiskOperation)>,
@@ -78,6 +81,7 @@ impl StubPc {
             instructions: 0,
             disks,
             debug: String::new(),
+            serial: vec![],
             bad_sectors: vec![],
             requests: vec![],
             entered: vec![],
@@ -241,6 +245,7 @@ impl StubPc {
     fn drain(&mut self) {
         while let Some(output) = self.board.poll_output() {
             match output {
+                Output::ConsoleTx { port: 0, bytes } => self.serial.extend(bytes),
                 Output::Debug(byte) => self.debug.push(byte.into()),
                 Output::Disk { disk, request, operation } => {
                     self.requests.push((disk, request, operation));
