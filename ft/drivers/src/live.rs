@@ -188,8 +188,11 @@ impl<G: Guest> Live<'_, G> {
             length = length.min(slices.length());
         }
         if let (Some((due, _)), Timing::Fixed(rate)) = (self.due.front(), self.config.timing) {
-            let ahead = u128::from(due.0.saturating_sub(self.guest.now().0)) << 32;
-            length = length.min(ahead.div_ceil(rate.0.into()) as u64).max(1);
+            // Not past the first count at which the answer is due; the clock's fraction of a nanosecond is not known
+            // here, so the last few instructions are single steps.
+            let ns = due.0.saturating_sub(self.guest.now().0).saturating_sub(1);
+            let least = (u128::from(ns) << 32) / u128::from(rate.0);
+            length = length.min(least as u64).max(1);
         }
         let mut until = from.saturating_add(length);
         if let Some(digest) = self.recorder.next_digest() {
