@@ -82,8 +82,9 @@ impl<'a> Header<'a> {
             return Err(BootError::SetupTooLarge);
         }
         // syssize counts the kernel in paragraphs.
-        let system = header.long(0x1F4) as usize * 16;
-        if image.len() <= header.setup_size() || image.len() + 15 < header.setup_size() + system {
+        let system = u64::from(header.long(0x1F4)) * 16;
+        let present = image.len().saturating_sub(header.setup_size()) as u64;
+        if present == 0 || present + 15 < system {
             return Err(BootError::Truncated);
         }
         Ok(header)
@@ -233,6 +234,24 @@ mod tests {
         assert_eq!(long(&ram, COMMAND_LINE), u32::from_le_bytes(*b"cons"));
         assert_eq!(long(&ram, KERNEL + 4), 0x0706_0504);
         assert_eq!(long(&ram, SETUP + 0x210) & 0xFFFF, 0x81FF);
+    }
+
+    #[test]
+    fn no_header_panics_or_writes_beyond_ram() {
+        let mut seed = 1u64;
+        let mut random = move || {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed >> 24
+        };
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..300 {
+            let changes: Vec<(usize, u8)> = (0..random() % 6)
+                .map(|_| (0x1F1 + random() as usize % 0x77, random() as u8))
+                .collect();
+            let (_, result) = boot(|b| changes.iter().for_each(|&(at, byte)| b.kernel[at] = byte));
+            if result.is_ok() { accepted += 1 } else { refused += 1 }
+        }
+        assert!(accepted > 20 && refused > 20, "{accepted} {refused}");
     }
 
     #[test]

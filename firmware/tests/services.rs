@@ -219,6 +219,9 @@ fn ticks_count_and_follow_the_clock() {
     let bcd = |byte: u16| u64::from(byte >> 4 & 15) * 10 + u64::from(byte & 15);
     let seconds = bcd(pc.get(CX) >> 8) * 3600 + bcd(pc.get(CX)) * 60 + bcd(pc.get(DX) >> 8);
     assert!(ticks.abs_diff(seconds * 1_193_182 / 65_536) <= 40, "{ticks} {seconds}");
+    assert_eq!(seconds, 23 * 3600 + 5 * 60 + 27);
+    int(&mut pc, 0x1A, &[(AX, 0x0400)]);
+    assert_eq!((pc.get(CX), pc.get(DX)), (0x2026, 0x1231));
     int(&mut pc, 0x15, &[(AX, 0x8600), (CX, 0x000F), (DX, 0x4240)]); // a second
     int(&mut pc, 0x1A, &[(AX, 0)]);
     let later = u64::from(pc.get(CX)) << 16 | u64::from(pc.get(DX));

@@ -68,7 +68,7 @@ impl StubPc {
             uarts: 2,
         };
         let mut board = Board::new(&config, &mut ram);
-        let wall_clock = 1_798_793_127_000_000_000; // 2026-12-31 23:05:27... UTC
+        let wall_clock = 1_798_758_327_000_000_000; // 2026-12-31 23:05:27 UTC
         board.input(&mut ram, VirtualNs(0), Input::WallClock(wall_clock));
         firmware::power_on(&mut ram, &mut board, boot).expect("the kernel boots");
         let mut regs = Registers { ip: 0xFFF0, flags: 2, real_mode: true, ..Registers::default() };
