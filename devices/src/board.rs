@@ -151,6 +151,9 @@ impl Board {
     /// Reads `size` (1, 2 or 4) bytes from `port`; absent devices read as ones.
     pub fn port_read(&mut self, ram: &mut Ram, now: VirtualNs, port: u16, size: u8) -> u32 {
         self.advance(ram, now);
+        if let Some(value) = self.ide_data_read(now, port, size) {
+            return value;
+        }
         let value = self.decode_read(ram, now, port, size);
         self.settle(now);
         value
@@ -159,6 +162,9 @@ impl Board {
     /// Writes the low `size` (1, 2 or 4) bytes of `value` to `port`.
     pub fn port_write(&mut self, ram: &mut Ram, now: VirtualNs, port: u16, size: u8, value: u32) {
         self.advance(ram, now);
+        if self.ide_data_write(ram, now, port, (size, value)) {
+            return;
+        }
         self.decode_write(ram, now, port, size, value);
         self.settle(now);
     }
@@ -179,11 +185,7 @@ impl Board {
             return (0..u64::from(size))
                 .fold(0, |value, n| value | u64::from(self.vga.read_memory(pa + n)) << (8 * n));
         }
-        if let Some(value) = self.nic_read(now, pa, size) {
-            self.settle(now);
-            return value;
-        }
-        u64::MAX
+        self.nic_read(now, pa, size).unwrap_or(u64::MAX)
     }
 
     /// Writes the low `size` (1, 2, 4 or 8) bytes of `value` at `pa`, which no memory backs.
@@ -206,7 +208,8 @@ impl Board {
                 self.sync_pit(now);
                 self.ioapic.write(offset, value as u32);
             }
-        } else if !self.nic_write(ram, now, pa, (size, value)) {
+        } else {
+            self.nic_write(ram, now, pa, (size, value));
             return;
         }
         self.settle(now);

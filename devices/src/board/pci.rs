@@ -11,6 +11,8 @@ use crate::time::VirtualNs;
 
 /// Configuration registers by which a function is enabled.
 const COMMAND: core::ops::Range<u16> = 0x04..0x06;
+/// The IDE command register, in the command block.
+const COMMAND_REGISTER: u16 = 7;
 /// The network cards' memory and I/O windows.
 const NIC_MEMORY_BAR: u8 = 0;
 const NIC_IO_BAR: u8 = 2;
@@ -49,7 +51,7 @@ impl Board {
             functions::ISA_BRIDGE => {
                 let route = u16::from(piix3::PIRQRC);
                 if changed.touches(route..route + 4) {
-                    self.wire_pci();
+                    self.route_pci();
                 }
             }
             functions::IDE => {
@@ -92,11 +94,12 @@ impl Board {
     pub(super) fn nic_read(&mut self, now: VirtualNs, pa: u64, size: u8) -> Option<u64> {
         let (n, offset) = self.nic_at(pa)?;
         let nic = &mut self.nics[n];
+        let before = (nic.interrupt(), nic.deadline());
         let mut value = u64::from(nic.mmio_read(now, offset, size));
         if size == 8 {
             value |= u64::from(nic.mmio_read(now, offset.wrapping_add(4), 4)) << 32;
         }
-        self.wire_pci();
+        self.settle_nic(now, n, before);
         Some(value)
     }
 
@@ -106,17 +109,26 @@ impl Board {
         now: VirtualNs,
         pa: u64,
         (size, value): (u8, u64),
-    ) -> bool {
-        let Some((n, offset)) = self.nic_at(pa) else { return false };
+    ) {
+        let Some((n, offset)) = self.nic_at(pa) else { return };
         let nic = &mut self.nics[n];
+        let before = (nic.interrupt(), nic.deadline());
         let outputs = &mut self.outputs;
         nic.mmio_write(ram, outputs, now, (offset, size.min(4)), value as u32);
         if size == 8 {
             let high = (value >> 32) as u32;
             nic.mmio_write(ram, outputs, now, (offset.wrapping_add(4), 4), high);
         }
-        self.wire_pci();
-        true
+        self.settle_nic(now, n, before);
+    }
+
+    /// Settles the board if a card's interrupt pin or deadline is not as before.
+    fn settle_nic(&mut self, now: VirtualNs, n: usize, before: (bool, Option<VirtualNs>)) {
+        let nic = &self.nics[n];
+        if before != (nic.interrupt(), nic.deadline()) {
+            self.wire_pci();
+            self.settle(now);
+        }
     }
 
     /// Offset of `port` in the bus master registers of the IDE function.
@@ -206,9 +218,48 @@ impl Board {
         if !self.ide_decoded(port) {
             return false;
         }
+        if port & 7 == COMMAND_REGISTER && self.ide.acknowledge(ide_channel(port)) {
+            // The line falls before the command can raise it again.
+            self.wire_isa();
+        }
         let at = ((port & 7) as u8, size);
         self.ide.command_write(ram, &mut self.outputs, ide_channel(port), at, value);
         true
+    }
+
+    /// The data register, for which wires change at the end of a block only.
+    #[inline]
+    pub(super) fn ide_data_read(&mut self, now: VirtualNs, port: u16, size: u8) -> Option<u32> {
+        if !matches!(port, 0x170 | 0x1F0) || !self.ide_decoded(port) {
+            return None;
+        }
+        let channel = ide_channel(port);
+        let before = self.ide.interrupt(channel);
+        let value = self.ide.command_read(channel, 0, size);
+        if self.ide.interrupt(channel) != before {
+            self.settle(now);
+        }
+        Some(value)
+    }
+
+    /// The same for writes; false for other ports.
+    #[inline]
+    pub(super) fn ide_data_write(
+        &mut self,
+        ram: &mut Ram,
+        now: VirtualNs,
+        port: u16,
+        (size, value): (u8, u32),
+    ) -> bool {
+        if !matches!(port, 0x170 | 0x1F0) {
+            return false;
+        }
+        let before = self.ide.interrupt(ide_channel(port));
+        let taken = self.ide_write(ram, port, size, value);
+        if self.ide.interrupt(ide_channel(port)) != before {
+            self.settle(now);
+        }
+        taken
     }
 
     pub(super) fn ide_status(&mut self, port: u16) -> Option<u32> {

@@ -46,6 +46,9 @@ pub(super) struct IsaLines {
 impl Board {
     /// Sets all lines that `source` drives.
     pub(super) fn set_isa_lines(&mut self, source: Source, lines: u16) {
+        if self.isa.by_source[source as usize] == lines {
+            return;
+        }
         self.isa.by_source[source as usize] = lines;
         let asserted = self.isa.by_source.iter().fold(0, |all, lines| all | lines);
         let mut changed = asserted ^ self.isa.asserted;
@@ -88,11 +91,19 @@ impl Board {
     }
 
     /// Takes the network cards' interrupt pins through PIRQA-PIRQD. Comes after everything that
-    /// changes a pin or the routing.
+    /// changes a pin.
     pub(super) fn wire_pci(&mut self) {
+        let mut changed = false;
         for (n, nic) in self.nics.iter().enumerate() {
-            self.pci.set_interrupt(functions::nic(n as u8), nic.interrupt());
+            changed |= self.pci.set_interrupt(functions::nic(n as u8), nic.interrupt());
         }
+        if changed {
+            self.route_pci();
+        }
+    }
+
+    /// Takes PIRQA-PIRQD to the ISA lines.
+    pub(super) fn route_pci(&mut self) {
         self.set_isa_lines(Source::Pci, self.pci.isa_interrupts());
     }
 

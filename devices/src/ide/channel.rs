@@ -67,6 +67,10 @@ impl Channel {
         requested && self.control & NIEN == 0
     }
 
+    pub(super) fn acknowledge(&mut self) -> bool {
+        self.drive().is_some_and(|drive| core::mem::take(&mut drive.intrq))
+    }
+
     /// Runs `change` and tells the bus master when the interrupt line rises.
     fn watching<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.interrupt();

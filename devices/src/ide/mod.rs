@@ -85,6 +85,12 @@ impl Ide {
         channel.transfer(ram, self.master, &mut requests);
     }
 
+    /// Ends the selected drive's interrupt request, as a command does, and says whether there was
+    /// one.
+    pub fn acknowledge(&mut self, channel: usize) -> bool {
+        self.channels[channel & 1].acknowledge()
+    }
+
     /// Reads the alternate status register.
     pub fn alternate_status(&self, channel: usize) -> u8 {
         self.channels[channel & 1].alternate_status()

@@ -160,14 +160,13 @@ impl Bus {
         Some((Devfn((self.address >> 8) as u8), offset))
     }
 
-    /// Drives a function's interrupt pin.
-    pub fn set_interrupt(&mut self, devfn: Devfn, level: bool) {
-        if let Some(function) = self.function(devfn)
-            && function.interrupt != level
-        {
-            function.interrupt = level;
-            function.config.set_interrupt_status(level);
-        }
+    /// Drives a function's interrupt pin and says whether that changed it.
+    pub fn set_interrupt(&mut self, devfn: Devfn, level: bool) -> bool {
+        let Some(function) = self.function(devfn) else { return false };
+        let changed = function.interrupt != level;
+        function.interrupt = level;
+        function.config.set_interrupt_status(level);
+        changed
     }
 
     /// The levels of PIRQA#-PIRQD# (asserted = true).
