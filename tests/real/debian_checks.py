@@ -100,7 +100,7 @@ def serial_session(context):
         notes.append("redis " + ", ".join(f"{name} {float(rate):.0f}/s" for name, rate in rates))
         total = machine.must(
             'sqlite3 /tmp/t.db "create table t(a,b); with recursive c(x) as (select 1 union all '
-            'select x+1 from c where x<5000) insert into t select x,x*x from c; '
+            "select x+1 from c where x<5000) insert into t select x,x*x from c; "
             'select sum(b) from t;"',
             120,
         )
