@@ -7,7 +7,7 @@
 #        tests/oracle/qemu_counts.sh COMMAND [ARG...]
 #            another emulator, against the column "count": the image is its last argument and its
 #            standard output the guest's serial console, for example
-#            qemu_counts.sh target/release/ftemu boot --snapshot --serial stdio
+#            qemu_counts.sh target/release/ftemu boot --snapshot --serial stdio --rate 1
 # The guest's exit status must be 1 (isa-debug-exit with 0). Prints each number; the status is 1
 # when one differs.
 set -euo pipefail

@@ -34,6 +34,7 @@ CHECKS = {
     "i386": (linux_checks.i386_kernel, "linux", False, True),
     "time": (linux_checks.guest_time, "linux", False, True),
     "replay": (linux_checks.recorded_boot, "linux", True, True),
+    "slices": (linux_checks.random_slices, "linux", True, False),
     "idle-log": (linux_checks.idle_log, "linux", True, True),
     "serial": (debian_checks.serial_session, "debian", False, True),
     "ssh": (debian_checks.ssh_session, "debian", False, True),
