@@ -195,15 +195,22 @@ impl Ram {
     pub fn store(&mut self, offset: usize, data: &[u8]) {
         let page = offset / PAGE;
         self.mark_dirty(page);
-        if self.marks[page] & CODE != 0 && !data.is_empty() {
-            let first = (offset % PAGE) / 64;
-            let last = ((offset % PAGE + data.len() - 1) / 64).min(63);
-            let mask = (u64::MAX << first) & (u64::MAX >> (63 - last));
-            if self.code_lines[page] & mask != 0 && !self.stale.contains(&(page as u32)) {
-                self.stale.push(page as u32);
-            }
+        if self.hits_code(offset, data.len()) && !self.stale.contains(&(page as u32)) {
+            self.stale.push(page as u32);
         }
         self.bytes[offset..offset + data.len()].copy_from_slice(data);
+    }
+
+    /// Whether a store of `len` bytes at `offset`, within one page, would overwrite translated
+    /// code.
+    pub fn hits_code(&self, offset: usize, len: usize) -> bool {
+        let page = offset / PAGE;
+        if self.marks[page] & CODE == 0 {
+            return false;
+        }
+        let first = (offset % PAGE) / 64;
+        let last = ((offset % PAGE + len.max(1) - 1) / 64).min(63);
+        self.code_lines[page] & (u64::MAX << first) & (u64::MAX >> (63 - last)) != 0
     }
 
     fn mark_dirty(&mut self, page: usize) {

@@ -1,0 +1,307 @@
+//! Memory accesses by linear address.
+//!
+//! Contract: an access either succeeds whole or leaves the instruction with nothing changed but
+//! accessed and dirty flags. Devices, and stores to memory that holds translated code, are reached
+//! only when the instruction runs alone.
+
+pub mod tlb;
+pub mod walk;
+
+use crate::core::{Core, canonical};
+use crate::cpu;
+use crate::exception::{self, Trap};
+use crate::op::Op;
+use devices::ram::{Backing, PAGE};
+use devices::time::Icount;
+use walk::Access;
+
+/// Who accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The program, at its privilege.
+    Program,
+    /// The CPU for itself: descriptor tables and task-state segments, always as supervisor.
+    System,
+}
+
+/// Where a piece of an access ended up.
+#[derive(Clone, Copy)]
+enum Place {
+    Ram(usize),
+    Rom(usize),
+    Device(u64),
+}
+
+impl Core {
+    /// Reads `N` bytes at the linear address `la`.
+    #[inline(always)]
+    pub fn load<const N: usize>(&mut self, op: &Op, la: u64) -> Result<[u8; N], Trap> {
+        let entry = self.tlb.entry(la);
+        if entry.read == self.tlb.tag(la, N as u64) {
+            let at = la.wrapping_add(entry.addend) as usize;
+            if let Some(bytes) = self.ram.bytes().get(at..).and_then(|b| b.first_chunk::<N>()) {
+                return Ok(*bytes);
+            }
+        }
+        self.load_slow::<N>(op, la)
+    }
+
+    /// Reads `N` bytes that the instruction will write afterwards: a fault is a write's.
+    #[inline(always)]
+    pub fn load_for_write<const N: usize>(
+        &mut self,
+        op: &Op,
+        la: u64,
+    ) -> Result<[u8; N], Trap> {
+        let entry = self.tlb.entry(la);
+        if entry.write == self.tlb.tag(la, N as u64) {
+            let at = la.wrapping_add(entry.addend) as usize;
+            if let Some(bytes) = self.ram.bytes().get(at..).and_then(|b| b.first_chunk::<N>()) {
+                return Ok(*bytes);
+            }
+        }
+        self.probe_write(op, la, N as u64)?;
+        self.load_slow::<N>(op, la)
+    }
+
+    /// Writes `N` bytes at the linear address `la`.
+    #[inline(always)]
+    pub fn store<const N: usize>(
+        &mut self,
+        op: &Op,
+        la: u64,
+        bytes: [u8; N],
+    ) -> Result<(), Trap> {
+        let entry = self.tlb.entry(la);
+        if entry.write == self.tlb.tag(la, N as u64) {
+            let at = la.wrapping_add(entry.addend) as usize;
+            let ram = self.ram.bytes_mut();
+            if let Some(place) = ram.get_mut(at..).and_then(|b| b.first_chunk_mut::<N>()) {
+                *place = bytes;
+                return Ok(());
+            }
+        }
+        self.store_slow(op, la, &bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow<const N: usize>(&mut self, op: &Op, la: u64) -> Result<[u8; N], Trap> {
+        self.check_address(op, la, N as u64)?;
+        let mut out = [0; N];
+        self.read_linear(la, &mut out, By::Program)?;
+        Ok(out)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow(&mut self, op: &Op, la: u64, bytes: &[u8]) -> Result<(), Trap> {
+        self.check_address(op, la, bytes.len() as u64)?;
+        self.write_linear(la, bytes, By::Program)
+    }
+
+    /// Faults as a write of `size` bytes would, without writing.
+    ///
+    /// # Errors
+    /// As [`Core::store`].
+    #[cold]
+    #[inline(never)]
+    pub fn probe_write(&mut self, op: &Op, la: u64, size: u64) -> Result<(), Trap> {
+        self.check_address(op, la, size)?;
+        let end = self.wrap(la.wrapping_add(size - 1));
+        self.place(la, true, By::Program)?;
+        if (la ^ end) & !0xFFF != 0 {
+            self.place(end & !0xFFF, true, By::Program)?;
+        }
+        Ok(())
+    }
+
+    /// Canonical form (64-bit mode) and alignment (CR0.AM).
+    fn check_address(&mut self, op: &Op, la: u64, size: u64) -> Result<(), Trap> {
+        if self.mode.bits == 64 && !(canonical(la) && canonical(la.wrapping_add(size - 1))) {
+            let stack = usize::from(op.seg) == cpu::SS;
+            return Err(self.fault(if stack { exception::SS } else { exception::GP }));
+        }
+        if !self.tlb.fillable() && size.is_power_of_two() && !la.is_multiple_of(size) {
+            return Err(self.fault(exception::AC));
+        }
+        Ok(())
+    }
+
+    /// Linear addresses have 32 bits outside 64-bit mode.
+    fn wrap(&self, la: u64) -> u64 {
+        if self.mode.bits == 64 || self.cpu.long_mode() { la } else { la & 0xFFFF_FFFF }
+    }
+
+    /// Reads `out.len()` bytes (at most a page) at a linear address.
+    ///
+    /// # Errors
+    /// A page fault, or the instruction must run alone.
+    pub fn read_linear(&mut self, la: u64, out: &mut [u8], by: By) -> Result<(), Trap> {
+        let first = out.len().min(PAGE - la as usize % PAGE);
+        let here = self.place(la, false, by)?;
+        if first == out.len() {
+            return self.read_place(here, out);
+        }
+        let next = self.wrap(la.wrapping_add(first as u64));
+        let there = self.place(next, false, by)?;
+        let (low, high) = out.split_at_mut(first);
+        self.read_place(here, low)?;
+        self.read_place(there, high)
+    }
+
+    /// Writes bytes (at most a page) at a linear address.
+    ///
+    /// # Errors
+    /// A page fault, or the instruction must run alone.
+    pub fn write_linear(&mut self, la: u64, bytes: &[u8], by: By) -> Result<(), Trap> {
+        let first = bytes.len().min(PAGE - la as usize % PAGE);
+        let here = self.place(la, true, by)?;
+        if first == bytes.len() {
+            self.check_code(here, first)?;
+            return self.write_place(here, bytes);
+        }
+        let next = self.wrap(la.wrapping_add(first as u64));
+        let there = self.place(next, true, by)?;
+        let (low, high) = bytes.split_at(first);
+        self.check_code(here, low.len())?;
+        self.check_code(there, high.len())?;
+        self.write_place(here, low)?;
+        self.write_place(there, high)
+    }
+
+    /// Translates `la`, fills the TLB, and finds what is there.
+    fn place(&mut self, la: u64, write: bool, by: By) -> Result<Place, Trap> {
+        let user = self.cpu.cpl == 3 && by == By::Program;
+        let access = Access { write, fetch: false, user, implicit: by == By::System };
+        let found = self.walk(la, access)?;
+        Ok(match self.ram.backing(found.pa) {
+            Backing::Ram(at) => {
+                // A write marks its page dirty now: the entry for later ones is made below.
+                let direct = found.writable && write && self.ram.prepare_write(at);
+                if by == By::Program {
+                    self.tlb.fill(la, at, direct);
+                    if found.page_size > PAGE as u64 {
+                        self.tlb.note_large(la, found.page_size);
+                    }
+                }
+                Place::Ram(at)
+            }
+            Backing::Rom(at) => {
+                if by == By::Program {
+                    self.tlb.fill(la, at, false);
+                }
+                Place::Rom(at)
+            }
+            Backing::Mmio => {
+                self.must_be_alone()?;
+                Place::Device(found.pa)
+            }
+        })
+    }
+
+    fn check_code(&mut self, place: Place, len: usize) -> Result<(), Trap> {
+        match place {
+            Place::Ram(at) if self.ram.hits_code(at, len) => self.must_be_alone(),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_place(&mut self, place: Place, out: &mut [u8]) -> Result<(), Trap> {
+        match place {
+            Place::Ram(at) | Place::Rom(at) => {
+                out.copy_from_slice(&self.ram.bytes()[at..at + out.len()]);
+            }
+            Place::Device(pa) => {
+                let now = self.clock.now(Icount(self.icount));
+                for (at, size) in pieces(pa, out.len()) {
+                    let value =
+                        self.board.mmio_read(&mut self.ram, now, pa + at as u64, size as u8);
+                    out[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_place(&mut self, place: Place, bytes: &[u8]) -> Result<(), Trap> {
+        match place {
+            Place::Ram(at) => self.ram.store(at, bytes),
+            Place::Rom(_) => {}
+            Place::Device(pa) => {
+                let now = self.clock.now(Icount(self.icount));
+                for (at, size) in pieces(pa, bytes.len()) {
+                    let mut value = [0; 8];
+                    value[..size].copy_from_slice(&bytes[at..at + size]);
+                    let value = u64::from_le_bytes(value);
+                    self.board.mmio_write(
+                        &mut self.ram,
+                        now,
+                        pa + at as u64,
+                        size as u8,
+                        value,
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `N` bytes as the CPU itself does from descriptor tables and task-state segments.
+    ///
+    /// # Errors
+    /// A page fault, or the instruction must run alone.
+    pub fn system_load<const N: usize>(&mut self, la: u64) -> Result<[u8; N], Trap> {
+        let mut out = [0; N];
+        self.read_linear(self.wrap(la), &mut out, By::System)?;
+        Ok(out)
+    }
+
+    /// Writes as the CPU itself does.
+    ///
+    /// # Errors
+    /// A page fault, or the instruction must run alone.
+    pub fn system_store(&mut self, la: u64, bytes: &[u8]) -> Result<(), Trap> {
+        self.write_linear(self.wrap(la), bytes, By::System)
+    }
+
+    /// RAM offset of the code at the linear address `la`.
+    ///
+    /// # Errors
+    /// A page fault; #GP(0) for a non-canonical address; #UD where a device would be executed.
+    pub fn fetch_place(&mut self, la: u64) -> Result<usize, Trap> {
+        if self.mode.bits == 64 && !canonical(la) {
+            return Err(self.fault(exception::GP));
+        }
+        let user = self.cpu.cpl == 3;
+        let access = Access { write: false, fetch: true, user, implicit: false };
+        let found = self.walk(la, access)?;
+        match self.ram.backing(found.pa) {
+            Backing::Ram(at) | Backing::Rom(at) => Ok(at),
+            Backing::Mmio => Err(self.fault(exception::UD)),
+        }
+    }
+
+    /// Forgets all cached translations.
+    pub fn flush_tlb(&mut self) {
+        self.tlb.flush_all();
+    }
+}
+
+/// Splits an access to a device into naturally aligned pieces of 1, 2, 4 or 8 bytes, except that
+/// a whole 2, 4 or 8 bytes within an aligned 8 are one piece.
+fn pieces(pa: u64, len: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        if at >= len {
+            return None;
+        }
+        let here = pa as usize + at;
+        let mut size = 8;
+        while size > len - at || !here.is_multiple_of(size) {
+            size /= 2;
+        }
+        at += size;
+        Some((at - size, size))
+    })
+}

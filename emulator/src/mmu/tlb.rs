@@ -1,0 +1,210 @@
+//! The software TLB.
+//!
+//! Contract: a cache of page walks. Direct-mapped, four sets: supervisor with SMAP enforced,
+//! supervisor without, user, and user with alignment checks (never filled, so that every access
+//! takes the slow path). The low bits of a tag hold a revision: a new revision flushes everything,
+//! and each process-context identifier has its own, so that a CR3 write need not flush.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+/// log2 of the entries in a set.
+const BITS: u32 = 10;
+/// Entries in a set.
+pub const ENTRIES: usize = 1 << BITS;
+const SETS: usize = 4;
+const PAGE_MASK: u64 = !0xFFF;
+/// Revisions fit the low bits of a tag; 0 is never used.
+const REVISIONS: u64 = 0xFFF;
+const CONTEXTS: usize = 16;
+
+/// One translation.
+#[derive(Clone, Copy, Default)]
+pub struct Entry {
+    /// Linear page | revision, if reads may go straight to RAM; else 0.
+    pub read: u64,
+    /// The same for writes: the page is dirty, holds no code and may be written.
+    pub write: u64,
+    /// RAM offset minus linear address.
+    pub addend: u64,
+    /// Unused; keeps entries at 32 bytes.
+    _pad: u64,
+}
+
+/// Cached translations.
+pub struct Tlb {
+    entries: Box<[Entry; ENTRIES * SETS]>,
+    /// First entry of the set in use.
+    set: usize,
+    revision: u64,
+    next_revision: u64,
+    contexts: [Context; CONTEXTS],
+    next_context: usize,
+    /// Linear ranges that large pages were cached for: low half, high half.
+    large: [(u64, u64); 2],
+    /// Counts flushes that do not change the revision.
+    flushes: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Context {
+    /// PCID + 1; 0 for a free place.
+    pcid: u32,
+    revision: u64,
+}
+
+impl Tlb {
+    /// An empty TLB.
+    pub fn new() -> Self {
+        let entries = vec![Entry::default(); ENTRIES * SETS].into_boxed_slice();
+        Self {
+            entries: entries.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
+            set: 0,
+            revision: 1,
+            next_revision: 2,
+            contexts: [Context::default(); CONTEXTS],
+            next_context: 0,
+            large: [(u64::MAX, 0); 2],
+            flushes: 0,
+        }
+    }
+
+    /// Chooses the set for the privilege in force.
+    pub fn select(&mut self, user: bool, smap_off: bool, align: bool) {
+        let set = match (user, align) {
+            (true, true) => 3,
+            (true, false) => 2,
+            _ => usize::from(smap_off),
+        };
+        self.set = set * ENTRIES;
+    }
+
+    /// Whether the set in use may be filled.
+    pub fn fillable(&self) -> bool {
+        self.set != 3 * ENTRIES
+    }
+
+    /// The entry for `la`.
+    #[inline(always)]
+    pub fn entry(&self, la: u64) -> &Entry {
+        &self.entries[self.slot(la)]
+    }
+
+    #[inline(always)]
+    fn slot(&self, la: u64) -> usize {
+        (self.set | ((la >> 12) as usize & (ENTRIES - 1))) & (ENTRIES * SETS - 1)
+    }
+
+    /// The tag that an entry must have for an access to `la..la+size` to go straight to RAM.
+    #[inline(always)]
+    pub fn tag(&self, la: u64, size: u64) -> u64 {
+        (la.wrapping_add(size - 1) & PAGE_MASK) | self.revision
+    }
+
+    /// Caches that the page of `la` is at RAM `offset` (of the page), readable, perhaps writable.
+    pub fn fill(&mut self, la: u64, offset: usize, writable: bool) {
+        if !self.fillable() {
+            return;
+        }
+        let page = la & PAGE_MASK;
+        let tag = page | self.revision;
+        let slot = self.slot(la);
+        let entry = &mut self.entries[slot];
+        let keep_write = entry.read == tag && entry.write == tag;
+        entry.read = tag;
+        entry.write = if writable || keep_write { tag } else { 0 };
+        entry.addend = (offset as u64 & PAGE_MASK).wrapping_sub(page);
+    }
+
+    /// Notes that the large page `la..la+size` was cached, so that INVLPG finds its pieces.
+    pub fn note_large(&mut self, la: u64, size: u64) {
+        let range = &mut self.large[usize::from(la >> 63 != 0)];
+        range.0 = range.0.min(la & !(size - 1));
+        range.1 = range.1.max(la | (size - 1));
+    }
+
+    /// What else caches translations keeps them under this value: equal values mean that nothing
+    /// cached under the first was flushed.
+    #[inline(always)]
+    pub fn world(&self) -> u64 {
+        self.flushes << 12 | self.revision
+    }
+
+    /// Forgets every translation of every context.
+    pub fn flush_all(&mut self) {
+        self.contexts = [Context::default(); CONTEXTS];
+        self.revision = self.fresh_revision();
+        self.large = [(u64::MAX, 0); 2];
+    }
+
+    /// CR3 was written: goes on with the translations of `pcid` (`keep`) or without.
+    pub fn switch_context(&mut self, pcid: u16, keep: bool) {
+        let id = u32::from(pcid) + 1;
+        let known = self.contexts.iter().position(|c| c.pcid == id);
+        let place = known.unwrap_or_else(|| {
+            self.next_context = (self.next_context + 1) % CONTEXTS;
+            self.next_context
+        });
+        if known.is_none() || !keep {
+            let revision = self.fresh_revision();
+            self.contexts[place] = Context { pcid: id, revision };
+        }
+        self.revision = self.contexts[place].revision;
+    }
+
+    /// Forgets the translations of a context that is not the current one.
+    pub fn drop_context(&mut self, pcid: u16) {
+        let id = u32::from(pcid) + 1;
+        if let Some(context) = self.contexts.iter_mut().find(|c| c.pcid == id) {
+            *context = Context::default();
+        }
+    }
+
+    fn fresh_revision(&mut self) -> u64 {
+        if self.next_revision > REVISIONS {
+            self.entries.fill(Entry::default());
+            self.contexts = [Context::default(); CONTEXTS];
+            self.next_revision = 1;
+            self.flushes += 1;
+        }
+        self.next_revision += 1;
+        self.next_revision - 1
+    }
+
+    /// INVLPG: forgets the page of `la` in all contexts.
+    pub fn flush_page(&mut self, la: u64) {
+        let (first, last) = self.large[usize::from(la >> 63 != 0)];
+        if (first..=last).contains(&la) {
+            self.flush_all();
+            return;
+        }
+        self.flushes += 1;
+        for set in 0..SETS {
+            let slot = set * ENTRIES | ((la >> 12) as usize & (ENTRIES - 1));
+            self.entries[slot] = Entry::default();
+        }
+    }
+
+    /// Makes every write take the slow path once, so that pages are marked dirty anew.
+    pub fn forget_writes(&mut self) {
+        for entry in self.entries.iter_mut() {
+            entry.write = 0;
+        }
+    }
+
+    /// Makes writes to the RAM page at `offset` take the slow path: it holds code now.
+    pub fn forget_writes_to(&mut self, offset: usize) {
+        let page = offset as u64 & PAGE_MASK;
+        for entry in self.entries.iter_mut() {
+            if entry.write != 0 && (entry.write & PAGE_MASK).wrapping_add(entry.addend) == page {
+                entry.write = 0;
+            }
+        }
+    }
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        Self::new()
+    }
+}
