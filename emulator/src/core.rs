@@ -182,8 +182,7 @@ impl Core {
         };
         self.rip_mask = if code64 { u64::MAX } else { 0xFFFF_FFFF };
         self.fpu_blocked = cpu.cr0 & (cr0::EM | cr0::TS) != 0;
-        self.sse_blocked =
-            cpu.cr0 & (cr0::EM | cr0::TS) != 0 || cpu.cr4 & cr4::OSFXSR == 0;
+        self.sse_blocked = cpu.cr0 & (cr0::EM | cr0::TS) != 0 || cpu.cr4 & cr4::OSFXSR == 0;
         let user = cpu.cpl == 3;
         let align = user && cpu.cr0 & cr0::AM != 0 && cpu.flags.system & flags::AC != 0;
         let smap_off = cpu.flags.system & flags::AC != 0 || cpu.cr4 & cr4::SMAP == 0;
@@ -195,13 +194,7 @@ impl Core {
     ///
     /// # Errors
     /// #GP(0), or #SS(0) for SS.
-    pub fn linear(
-        &mut self,
-        seg: usize,
-        offset: u64,
-        size: u64,
-        write: bool,
-    ) -> Result<u64, Trap> {
+    pub fn linear(&mut self, seg: usize, offset: u64, size: u64, write: bool) -> Result<u64, Trap> {
         if self.mode.bits == 64 {
             let la = self.seg_base[seg].wrapping_add(offset);
             if !canonical(la) || !canonical(la.wrapping_add(size - 1)) {
@@ -222,12 +215,7 @@ impl Core {
             last <= u64::from(s.limit) && last >= offset
         };
         let real = self.cpu.real_segments();
-        let type_ok = real
-            || if write {
-                s.kind() & 0xA == 2
-            } else {
-                s.kind() & 0xA != 8
-            };
+        let type_ok = real || if write { s.kind() & 0xA == 2 } else { s.kind() & 0xA != 8 };
         if !in_limit || !s.usable || !type_ok {
             return Err(self.segment_fault(seg));
         }
@@ -236,8 +224,7 @@ impl Core {
 
     #[cold]
     fn segment_fault(&mut self, seg: usize) -> Trap {
-        let vector =
-            if seg == cpu::SS { crate::exception::SS } else { crate::exception::GP };
+        let vector = if seg == cpu::SS { crate::exception::SS } else { crate::exception::GP };
         self.fault(vector)
     }
 

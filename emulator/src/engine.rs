@@ -40,7 +40,7 @@ struct Block {
 /// A block by the address it was last found at.
 #[derive(Clone, Copy)]
 struct Recent {
-    rip: u64,
+    la: u64,
     key: u64,
     block: u32,
 }
@@ -56,10 +56,10 @@ pub struct Engine {
     /// Changes when blocks are dropped.
     epoch: u64,
     key: u64,
-    key_parts: (u64, u64, u64, bool),
+    key_parts: (u64, u64, bool),
 }
 
-const UNUSED: Recent = Recent { rip: 0, key: 0, block: NONE };
+const UNUSED: Recent = Recent { la: 0, key: 0, block: NONE };
 
 impl Engine {
     /// An empty cache for `pages` pages of memory.
@@ -73,7 +73,7 @@ impl Engine {
             ops: 0,
             epoch: 0,
             key: 1,
-            key_parts: (0, 0, 0, true),
+            key_parts: (0, 0, true),
         }
     }
 
@@ -122,8 +122,9 @@ impl Engine {
         self.refresh_key(core);
         loop {
             let rip = core.cpu.rip;
-            let slot = &self.recent[hash(rip)];
-            let id = if slot.rip == rip && slot.key == self.key {
+            let la = core.code_address(rip);
+            let slot = &self.recent[hash(la)];
+            let id = if slot.la == la && slot.key == self.key {
                 slot.block
             } else {
                 match self.find(core, rip) {
@@ -193,7 +194,7 @@ impl Engine {
     fn refresh_key(&mut self, core: &Core) {
         let user = u64::from(core.cpu.cpl == 3);
         let mode = u64::from(core.mode.code()) | user << 4;
-        let other = (self.epoch, core.ram.generation(), core.seg_base[CS], core.board.a20());
+        let other = (self.epoch, core.ram.generation(), core.board.a20());
         if other != self.key_parts {
             // What the world number does not cover changed: no old entry holds.
             self.key_parts = other;
@@ -226,7 +227,7 @@ impl Engine {
                 return Ok(NONE);
             }
         }
-        self.recent[hash(rip)] = Recent { rip, key: self.key, block: id };
+        self.recent[hash(la)] = Recent { la, key: self.key, block: id };
         Ok(id)
     }
 
@@ -308,8 +309,8 @@ impl Block {
 }
 
 #[inline(always)]
-fn hash(rip: u64) -> usize {
-    ((rip ^ rip >> 12) as usize) & (RECENT - 1)
+fn hash(la: u64) -> usize {
+    ((la ^ la >> 12) as usize) & (RECENT - 1)
 }
 
 fn place_hash(at: usize, mode: Mode) -> usize {
@@ -319,6 +320,7 @@ fn place_hash(at: usize, mode: Mode) -> usize {
 
 impl Core {
     /// Linear address of an offset in CS.
+    #[inline(always)]
     pub fn code_address(&self, rip: u64) -> u64 {
         if self.mode.bits == 64 {
             rip
@@ -345,7 +347,8 @@ fn fetch_single(core: &mut Core, rip: u64) -> Result<Decoded, Trap> {
     bytes[..here].copy_from_slice(&core.ram.bytes()[at..at + here]);
     let mut have = here;
     let mut decoded = decode::decode_single(&bytes[..have], core.mode);
-    let incomplete = |d: &Decoded, have: usize| usize::from(d.ops[0].len) > have || d.ops[0].len == 0;
+    let incomplete =
+        |d: &Decoded, have: usize| usize::from(d.ops[0].len) > have || d.ops[0].len == 0;
     let undefined = decoded.ops[0].exec as usize == crate::exec::undefined as *const () as usize;
     if here < most && (incomplete(&decoded, have) || undefined) {
         // The rest lies on the next page, and is fetched only if the instruction needs it.

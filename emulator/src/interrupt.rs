@@ -172,8 +172,7 @@ impl Core {
         let last = sp.wrapping_add(size - 1);
         let limit = u64::from(frame.ss.limit);
         let expand_down = frame.ss.kind() & 0xC == 4 && frame.ss.access & 0x10 != 0;
-        let inside =
-            if expand_down { sp > limit && last <= frame.mask } else { last <= limit };
+        let inside = if expand_down { sp > limit && last <= frame.mask } else { last <= limit };
         if !inside {
             return Err(self.fault_code(exception::SS, frame.code));
         }
@@ -247,8 +246,7 @@ impl Core {
         let flags = self.cpu.flags.get() | if event.rf { RF } else { 0 };
         let (ss, rsp) = (self.cpu.segs[SS].selector, self.cpu.regs[RSP]);
         let cs = self.cpu.segs[CS].selector;
-        let mut frame =
-            Frame { ss: Segment::default(), sp: sp & !0xF, mask: u64::MAX, code: e };
+        let mut frame = Frame { ss: Segment::default(), sp: sp & !0xF, mask: u64::MAX, code: e };
         self.cpu.cpl = cpl;
         self.cpu.flags.system &= !VM;
         self.update_mode();
@@ -379,13 +377,7 @@ impl Core {
     }
 
     /// Checks the stack segment of an inner level: #TS, or #SS if it is not present.
-    pub fn inner_frame(
-        &mut self,
-        selector: u16,
-        sp: u64,
-        cpl: u8,
-        e: u32,
-    ) -> Result<Frame, Trap> {
+    pub fn inner_frame(&mut self, selector: u16, sp: u64, cpl: u8, e: u32) -> Result<Frame, Trap> {
         let code = code_of(selector) | e;
         if selector & !3 == 0 {
             return Err(self.fault_code(exception::TS, code));

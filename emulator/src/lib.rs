@@ -5,6 +5,17 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod core;
+pub mod cpu;
+pub mod debug;
+pub mod decode;
+pub mod engine;
+pub mod exception;
+pub mod exec;
+pub mod interrupt;
 pub mod machine;
+pub mod mmu;
+pub mod op;
 pub mod simd;
+pub mod snapshot;
 pub mod softfloat;

@@ -3,9 +3,16 @@
 //! Contract: the same configuration and the same list of (icount, time, Input) give the same state at every count,
 //! however `run` is sliced.
 
+use crate::core::Core;
+use crate::cpu::flags::{IF, TF};
+use crate::cpu::{Cpu, msr};
+use crate::engine::Engine;
+use crate::exception::{self, Cause, Exception};
+use crate::interrupt::{Event, Source};
+use crate::op::Exit;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use devices::board::{Board, BoardConfig};
+use devices::board::{Board, BoardConfig, Signal};
 use devices::io::{Input, Output};
 use devices::ram::Ram;
 use devices::time::{Icount, VirtualNs};
@@ -58,9 +65,10 @@ pub struct Digest {
 
 /// A whole PC.
 pub struct Machine {
-    icount: Icount,
-    board: Board,
-    ram: Ram,
+    config: Config,
+    core: Core,
+    engine: Engine,
+    hashes: crate::snapshot::PageHashes,
 }
 
 impl Machine {
@@ -69,59 +77,254 @@ impl Machine {
     /// # Errors
     /// A configuration that cannot be built, with the reason.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let megabytes = config.ram_bytes >> 20;
+        if config.ram_bytes & 0xF_FFFF != 0 || megabytes < 4 || config.ram_bytes > devices::ram::MAX
+        {
+            return Err(ConfigError(String::from("RAM must be whole MiB, 4 MiB to 64 GiB")));
+        }
         let mut ram = Ram::new(config.ram_bytes, &firmware::rom());
         let mut board = Board::new(&config.board, &mut ram);
         firmware::power_on(&mut ram, &mut board, config.direct_boot.as_ref())
             .map_err(|error| ConfigError(error.to_string()))?;
-        Ok(Self { icount: Icount(0), board, ram })
+        Ok(Self::assemble(config.clone(), Core::new(ram, board)))
+    }
+
+    /// A machine around a core, with empty caches.
+    pub(crate) fn assemble(config: Config, core: Core) -> Self {
+        let engine = Engine::new(core.ram.bytes().len() / devices::ram::PAGE);
+        let hashes = crate::snapshot::PageHashes::new(core.ram.pages());
+        Self { config, core, engine, hashes }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// CPU, memory and devices, to look at.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The same, to change: for tests and debuggers. Call [`Machine::drop_caches`] afterwards.
+    pub fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
     }
 
     /// Retired instructions.
     pub fn icount(&self) -> Icount {
-        self.icount
+        Icount(self.core.icount)
     }
 
     /// Virtual time.
     pub fn now(&self) -> VirtualNs {
-        VirtualNs(self.icount.0)
+        self.core.clock.now(self.icount())
+    }
+
+    /// Forgets everything that is cached. The guest cannot tell.
+    pub fn drop_caches(&mut self) {
+        self.engine.clear(&mut self.core);
+        self.core.update_mode();
+        self.core.flush_tlb();
     }
 
     /// Executes until `until` at the latest.
     pub fn run(&mut self, until: Icount) -> Stop {
-        self.icount = until;
-        Stop::Reached
+        loop {
+            if let Some(stop) = self.attend() {
+                return stop;
+            }
+            if self.core.icount >= until.0 {
+                return Stop::Reached;
+            }
+            if self.core.cpu.halted {
+                return Stop::Halted(self.core.board.deadline());
+            }
+            let due = self.core.board.deadline().and_then(|at| self.core.clock.icount_at(at));
+            self.core.limit = due.map_or(until.0, |at| at.0.min(until.0));
+            self.proceed();
+        }
     }
 
-    /// While the CPU is halted, lets time pass to `to` (or to the first timer that wakes the CPU, if earlier);
+    /// Does everything that is due at this instant: outputs, signals, timers, interrupts.
+    fn attend(&mut self) -> Option<Stop> {
+        loop {
+            let core = &mut self.core;
+            if core.cpu.shutdown {
+                self.reset();
+                return Some(Stop::Reset);
+            }
+            if core.board.has_signal()
+                && let Some(stop) = self.signal()
+            {
+                return Some(stop);
+            }
+            let core = &mut self.core;
+            if core.board.has_output() {
+                return Some(Stop::Output);
+            }
+            let now = core.clock.now(Icount(core.icount));
+            if core.board.deadline().is_some_and(|at| at <= now) {
+                core.board.advance(&mut core.ram, now);
+                continue;
+            }
+            if core.cpu.pending_debug != 0 && !core.cpu.shadow_debug {
+                let dr6 = core::mem::take(&mut core.cpu.pending_debug);
+                let exception = Exception { trap: true, dr6, ..Exception::new(exception::DB) };
+                core.deliver_exception(exception);
+                continue;
+            }
+            if core.cpu.shadow || !self.interrupt(now) {
+                return None;
+            }
+        }
+    }
+
+    /// Delivers an NMI or interrupt if one is due; false if not.
+    fn interrupt(&mut self, now: VirtualNs) -> bool {
+        let core = &mut self.core;
+        let vector = if !core.cpu.nmi_blocked && core.board.take_nmi() {
+            core.cpu.nmi_blocked = true;
+            exception::NMI
+        } else if core.cpu.flags.system & IF != 0 && core.board.interrupt_pending() {
+            match core.board.acknowledge_interrupt(now) {
+                Some(vector) => vector,
+                None => return false,
+            }
+        } else {
+            return false;
+        };
+        core.cpu.halted = false;
+        let event =
+            Event { vector, source: Source::Hardware, code: None, rip: core.cpu.rip, rf: false };
+        if core.deliver(event).is_err()
+            && let Cause::Exception(exception) = core.cause
+        {
+            core.deliver_exception(exception);
+        }
+        true
+    }
+
+    /// Executes towards the core's limit.
+    fn proceed(&mut self) {
+        let core = &mut self.core;
+        let single =
+            core.cpu.shadow || core.cpu.flags.system & TF != 0 || core.cpu.dr[7] & 0xFF != 0;
+        let exit = if single { self.step() } else { self.engine.execute(&mut self.core) };
+        if exit == Exit::Trap
+            && let Cause::Exception(exception) = self.core.cause
+        {
+            self.core.deliver_exception(exception);
+        }
+    }
+
+    /// One instruction, with what single-stepping and breakpoints add.
+    fn step(&mut self) -> Exit {
+        let core = &mut self.core;
+        let shadow = core.cpu.shadow;
+        let trap = core.cpu.flags.system & TF != 0;
+        if let Some(dr6) = core.instruction_breakpoint() {
+            core.cause = Cause::Exception(Exception { dr6, ..Exception::new(exception::DB) });
+            return Exit::Trap;
+        }
+        core.cpu.flags.system &= !crate::cpu::flags::RF;
+        core.cpu.shadow = false;
+        core.cpu.shadow_debug = false;
+        let exit = self.engine.step(&mut self.core);
+        let core = &mut self.core;
+        if exit == Exit::Trap {
+            core.cpu.shadow |= shadow && core.cause == Cause::Alone;
+        } else if trap && core.cpu.flags.system & TF != 0 {
+            core.cpu.pending_debug |= 1 << 14;
+        }
+        exit
+    }
+
+    fn signal(&mut self) -> Option<Stop> {
+        match self.core.board.take_signal()? {
+            Signal::Reset => {
+                self.reset();
+                Some(Stop::Reset)
+            }
+            Signal::Init => {
+                self.init();
+                None
+            }
+            Signal::PowerOff => Some(Stop::PowerOff),
+            Signal::DebugExit(value) => Some(Stop::DebugExit(value)),
+        }
+    }
+
+    /// Hard reset: CPU and board begin anew; RAM keeps its contents but for what the firmware
+    /// writes.
+    fn reset(&mut self) {
+        let core = &mut self.core;
+        let now = core.clock.now(Icount(core.icount));
+        let random = core.cpu.random.clone();
+        core.cpu = Cpu::new();
+        core.cpu.random = random;
+        core.cpu.msrs.tsc_offset = now.0.wrapping_neg();
+        core.board.reset(&mut core.ram, now);
+        firmware::power_on(&mut core.ram, &mut core.board, self.config.direct_boot.as_ref())
+            .expect("it was accepted at power-on");
+        self.drop_caches();
+    }
+
+    /// INIT: as reset, but the FPU, most MSRs and the devices stay (SDM 3A table 10-1).
+    fn init(&mut self) {
+        let core = &mut self.core;
+        let old = core::mem::replace(&mut core.cpu, Cpu::new());
+        core.cpu.fpu = old.fpu;
+        core.cpu.xmm = old.xmm;
+        core.cpu.mxcsr = old.mxcsr;
+        core.cpu.random = old.random;
+        core.cpu.msrs = msr::Msrs { ..old.msrs };
+        self.drop_caches();
+    }
+
+    /// While the CPU is halted, lets time pass to `to` (or to the next timer, if earlier);
     /// otherwise does nothing.
-    pub fn idle_to(&mut self, _to: VirtualNs) {}
+    pub fn idle_to(&mut self, to: VirtualNs) {
+        let core = &mut self.core;
+        if !core.cpu.halted {
+            return;
+        }
+        let to = core.board.deadline().map_or(to, |at| at.min(to));
+        core.clock.skip_to(Icount(core.icount), to);
+    }
 
     /// Applies `input` at [`Machine::icount`] and [`Machine::now`].
     pub fn inject(&mut self, input: Input) {
         let now = self.now();
-        self.board.input(&mut self.ram, now, input);
+        let core = &mut self.core;
+        match input {
+            Input::ClockRate(rate) => core.clock.set_rate(Icount(core.icount), rate),
+            Input::Entropy(seed) => core.cpu.random.reseed(&seed),
+            other => core.board.input(&mut core.ram, now, other),
+        }
     }
 
     /// Takes the oldest output.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.board.poll_output()
+        self.core.board.poll_output()
     }
 
     /// Hash of the whole state. Cost: the pages written since the last call.
     pub fn digest(&mut self) -> Digest {
-        Digest { cpu: 0, devices: Vec::new(), ram: 0 }
+        self.hashes.digest(&mut self.core)
     }
 
     /// The whole state as bytes (zero pages left out).
     pub fn save(&mut self) -> Vec<u8> {
-        Vec::new()
+        crate::snapshot::save(&self.config, &mut self.core)
     }
 
     /// The machine that [`Machine::save`] described.
     ///
     /// # Errors
     /// Bytes that are not such a state; they never panic.
-    pub fn load(_state: &[u8]) -> Result<Self, ConfigError> {
-        Err(ConfigError(String::from("not a snapshot")))
+    pub fn load(state: &[u8]) -> Result<Self, ConfigError> {
+        let (config, core) = crate::snapshot::load(state)?;
+        Ok(Self::assemble(config, core))
     }
 }

@@ -42,8 +42,7 @@ pub const ID: u64 = 1 << 21;
 /// The six status flags.
 pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 /// Every flag that can be set.
-pub const ALL: u64 =
-    STATUS | TF | IF | DF | IOPL | NT | RF | VM | AC | VIF | VIP | ID;
+pub const ALL: u64 = STATUS | TF | IF | DF | IOPL | NT | RF | VM | AC | VIF | VIP | ID;
 
 /// RFLAGS.
 ///
@@ -126,11 +125,8 @@ impl Flags {
         let of = (flags >> 11) & 1;
         // result is 0 (even parity, PF = 1) or 1 (odd, PF = 0)
         let parity = ((flags >> 2) & 1) ^ u64::from(self.result == 0);
-        self.aux = cf << 63
-            | (cf ^ of) << 62
-            | ((flags >> 7) & 1)
-            | parity << 8
-            | ((flags >> 4) & 1) << 3;
+        self.aux =
+            cf << 63 | (cf ^ of) << 62 | ((flags >> 7) & 1) | parity << 8 | ((flags >> 4) & 1) << 3;
     }
 
     /// Replaces the whole register; undefined bits are dropped, bit 1 is set.

@@ -8,9 +8,7 @@ use crate::cpu::{BLOCK_RIP, FLAT, ZERO};
 use crate::exec::{self, Context, alu, branch, int, segment, string, system};
 use crate::op::{LOCK, Op};
 use alloc::vec::Vec;
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
-};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// Most instructions of a block.
 pub const MAX_INSTRUCTIONS: usize = 48;
@@ -56,13 +54,11 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
         }
         if i.flow_control() == FlowControl::UnconditionalBranch {
             let Some(target) = followed(&i, mode, page.len()) else { break };
-            out.ranges.push((
-                (start as i64 - at as i64) as i16,
-                (place as i64 - at as i64) as i16,
-            ));
-            let again = out.ranges.iter().any(|&(a, b)| {
-                (i64::from(a)..i64::from(b)).contains(&(target as i64 - at as i64))
-            });
+            out.ranges.push(((start as i64 - at as i64) as i16, (place as i64 - at as i64) as i16));
+            let again = out
+                .ranges
+                .iter()
+                .any(|&(a, b)| (i64::from(a)..i64::from(b)).contains(&(target as i64 - at as i64)));
             if again {
                 return Some(out);
             }
@@ -77,8 +73,7 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
         return None;
     }
     if place != start {
-        out.ranges
-            .push(((start as i64 - at as i64) as i16, (place as i64 - at as i64) as i16));
+        out.ranges.push(((start as i64 - at as i64) as i16, (place as i64 - at as i64) as i16));
     }
     Some(out)
 }
@@ -98,8 +93,7 @@ fn one(bytes: &[u8], ip: usize, mode: Mode) -> Option<Instruction> {
         return None;
     }
     let bytes = &bytes[..bytes.len().min(MAX_LENGTH)];
-    let mut decoder =
-        Decoder::with_ip(mode.bits.into(), bytes, ip as u64, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.bits.into(), bytes, ip as u64, DecoderOptions::NONE);
     Some(decoder.decode())
 }
 
@@ -113,10 +107,36 @@ fn ends_block(i: &Instruction) -> bool {
     }
     let ends = matches!(
         i.mnemonic(),
-        M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
-            | M::Hlt | M::Rdmsr | M::Wrmsr | M::Sti | M::Cli | M::Popf | M::Popfd
-            | M::Popfq | M::Clts | M::Lmsw | M::Invlpg | M::Invpcid | M::Lgdt | M::Lidt
-            | M::Lldt | M::Ltr | M::Xsetbv | M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs
+        M::In
+            | M::Out
+            | M::Insb
+            | M::Insw
+            | M::Insd
+            | M::Outsb
+            | M::Outsw
+            | M::Outsd
+            | M::Hlt
+            | M::Rdmsr
+            | M::Wrmsr
+            | M::Sti
+            | M::Cli
+            | M::Popf
+            | M::Popfd
+            | M::Popfq
+            | M::Clts
+            | M::Lmsw
+            | M::Invlpg
+            | M::Invpcid
+            | M::Lgdt
+            | M::Lidt
+            | M::Lldt
+            | M::Ltr
+            | M::Xsetbv
+            | M::Lds
+            | M::Les
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
     );
     let string = i.is_string_instruction() && (i.has_rep_prefix() || i.has_repne_prefix());
     let moves = matches!(i.mnemonic(), M::Mov | M::Pop)
@@ -217,8 +237,15 @@ fn build(i: &Instruction, start: usize, place: usize, mode: Mode, index: u8) -> 
     }
     let stack = matches!(
         i.mnemonic(),
-        Mnemonic::Push | Mnemonic::Pop | Mnemonic::Call | Mnemonic::Ret | Mnemonic::Leave
-            | Mnemonic::Enter | Mnemonic::Pushf | Mnemonic::Pushfq | Mnemonic::Popf
+        Mnemonic::Push
+            | Mnemonic::Pop
+            | Mnemonic::Call
+            | Mnemonic::Ret
+            | Mnemonic::Leave
+            | Mnemonic::Enter
+            | Mnemonic::Pushf
+            | Mnemonic::Pushfq
+            | Mnemonic::Popf
             | Mnemonic::Popfq
     );
     if stack && !(0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
@@ -281,10 +308,7 @@ fn operands(op: &mut Op, i: &Instruction, start: usize, mode: Mode) {
 
 fn string_operand(op: &mut Op, i: &Instruction, n: u32, bits: u8, mode: Mode) {
     op.address_bits = bits;
-    let es = matches!(
-        i.op_kind(n),
-        OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI
-    );
+    let es = matches!(i.op_kind(n), OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI);
     if !es {
         op.seg = segment_of(i.memory_segment(), mode);
     }

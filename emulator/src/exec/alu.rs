@@ -97,8 +97,8 @@ fn mx<T: Int, const A: u8, const K: u8, const IMM: bool>(core: &mut Core, ops: &
             let a = core.read_mem::<T, A>(op)?;
             core.cpu.flags = alu::<T, K>(&core.cpu.flags, a, b).1;
         } else {
-            core.cpu.flags = core
-                .modify_mem::<T, A, _>(op, |core, a| alu::<T, K>(&core.cpu.flags, a, b))?;
+            core.cpu.flags =
+                core.modify_mem::<T, A, _>(op, |core, a| alu::<T, K>(&core.cpu.flags, a, b))?;
         }
         Ok(())
     })
@@ -119,11 +119,8 @@ fn select<const K: u8>(i: &Instruction, address: u8) -> Option<Handler> {
 /// INC (`D` = 1) or DEC: CF stays.
 #[inline(always)]
 fn step<T: Int, const DEC: bool>(flags: &Flags, a: T) -> (T, Flags) {
-    let (r, mut new) = if DEC {
-        alu::<T, SUB>(flags, a, T::of(1))
-    } else {
-        alu::<T, ADD>(flags, a, T::of(1))
-    };
+    let (r, mut new) =
+        if DEC { alu::<T, SUB>(flags, a, T::of(1)) } else { alu::<T, ADD>(flags, a, T::of(1)) };
     new.set_cf(flags.cf());
     (r, new)
 }
@@ -158,9 +155,8 @@ fn neg_r<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 
 fn neg_m<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
-        core.cpu.flags = core.modify_mem::<T, A, _>(op, |core, a| {
-            alu::<T, SUB>(&core.cpu.flags, T::of(0), a)
-        })?;
+        core.cpu.flags =
+            core.modify_mem::<T, A, _>(op, |core, a| alu::<T, SUB>(&core.cpu.flags, T::of(0), a))?;
         Ok(())
     })
 }
@@ -174,9 +170,7 @@ fn not_r<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn not_m<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    run(core, ops, |core, op| {
-        core.modify_mem::<T, A, _>(op, |_, a| (T::of(!a.zx()), ()))
-    })
+    run(core, ops, |core, op| core.modify_mem::<T, A, _>(op, |_, a| (T::of(!a.zx()), ())))
 }
 
 /// XOR or SUB of a register with itself: the usual way to clear it.

@@ -98,9 +98,8 @@ fn call_direct<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 /// CALL in 64-bit mode: RSP is the whole stack pointer.
 fn call_64(core: &mut Core, ops: &[Op]) -> Exit {
     let op = &ops[0];
-    let back = core.cpu.regs[BLOCK_RIP]
-        .wrapping_add_signed(op.offset.into())
-        .wrapping_add(op.len.into());
+    let back =
+        core.cpu.regs[BLOCK_RIP].wrapping_add_signed(op.offset.into()).wrapping_add(op.len.into());
     let sp = core.cpu.regs[RSP].wrapping_sub(8);
     if u64::store(core, op, sp, back).is_err() {
         return trap(core, op);
@@ -161,11 +160,7 @@ fn count_jump<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
             2 => left != 0,
             _ => left == 0,
         };
-        let rip = if taken {
-            narrow(core, op, target(core, op))?
-        } else {
-            core.next_rip(op)
-        };
+        let rip = if taken { narrow(core, op, target(core, op))? } else { core.next_rip(op) };
         if K != 3 {
             T::set_reg(&mut core.cpu, RCX as u8, T::of(left));
         }

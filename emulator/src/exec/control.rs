@@ -18,9 +18,7 @@ fn deliver(core: &mut Core, op: &Op, vector: u8, source: Source) -> Result<u64, 
 }
 
 fn int_n(core: &mut Core, ops: &[Op]) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| {
-        deliver(core, op, op.imm as u8, Source::Software)
-    })
+    run_last(core, ops, Exit::Event, |core, op| deliver(core, op, op.imm as u8, Source::Software))
 }
 
 fn int3(core: &mut Core, ops: &[Op]) -> Exit {
@@ -30,9 +28,7 @@ fn int3(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn int1(core: &mut Core, ops: &[Op]) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| {
-        deliver(core, op, exception::DB, Source::Exception)
-    })
+    run_last(core, ops, Exit::Event, |core, op| deliver(core, op, exception::DB, Source::Exception))
 }
 
 fn into(core: &mut Core, ops: &[Op]) -> Exit {

@@ -97,7 +97,6 @@ fn output<T: Int, const IMM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     leave(core, op, rip, Exit::Event)
 }
 
-
 /// The function for an instruction of this family.
 pub fn handler(i: &Instruction) -> Option<Handler> {
     let immediate = |n| i.op_kind(n) == OpKind::Immediate8;

@@ -190,8 +190,18 @@ pub fn handler(i: &Instruction, context: Context) -> Handler {
         return undefined;
     }
     match i.mnemonic() {
-        M::Nop | M::Pause | M::Endbr64 | M::Endbr32 | M::Prefetchnta | M::Prefetcht0
-        | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw | M::Prefetch | M::Lfence | M::Sfence
+        M::Nop
+        | M::Pause
+        | M::Endbr64
+        | M::Endbr32
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Prefetch
+        | M::Lfence
+        | M::Sfence
         | M::Mfence => return nothing,
         M::Reservednop => return nothing,
         _ => {}

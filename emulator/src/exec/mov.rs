@@ -192,9 +192,8 @@ fn cmpxchg_mr<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
         let new = T::reg(&core.cpu, op.regs[1]);
         let acc = T::reg(&core.cpu, RAX as u8);
         // The destination is written in any case (SDM 2A, CMPXCHG).
-        let old = core.modify_mem::<T, A, _>(op, |_, old| {
-            (if old == acc { new } else { old }, old)
-        })?;
+        let old =
+            core.modify_mem::<T, A, _>(op, |_, old| (if old == acc { new } else { old }, old))?;
         core.cpu.flags = super::alu::alu::<T, 7>(&core.cpu.flags, acc, old).1;
         if acc != old {
             T::set_reg(&mut core.cpu, RAX as u8, old);
@@ -208,9 +207,8 @@ fn cmpxchg8b(core: &mut Core, ops: &[Op]) -> Exit {
         let r = &core.cpu.regs;
         let acc = (r[RAX] & 0xFFFF_FFFF) | r[RDX] << 32;
         let new = (r[RBX] & 0xFFFF_FFFF) | r[RCX] << 32;
-        let old = core.modify_mem::<u64, 1, _>(op, |_, old| {
-            (if old == acc { new } else { old }, old)
-        })?;
+        let old =
+            core.modify_mem::<u64, 1, _>(op, |_, old| (if old == acc { new } else { old }, old))?;
         set_zf(core, old == acc);
         if old != acc {
             core.cpu.regs[RAX] = old & 0xFFFF_FFFF;

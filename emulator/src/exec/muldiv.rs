@@ -38,11 +38,8 @@ fn pair<T: Int>(core: &Core) -> u128 {
 
 /// CF = OF = `overflow`; SF, ZF, AF and PF (undefined) from the low half, AF clear.
 fn product_flags<T: Int>(core: &mut Core, low: T, overflow: bool) {
-    core.cpu.flags = Flags {
-        result: low.sx(),
-        aux: u64::from(overflow) << 63,
-        system: core.cpu.flags.system,
-    };
+    core.cpu.flags =
+        Flags { result: low.sx(), aux: u64::from(overflow) << 63, system: core.cpu.flags.system };
 }
 
 fn mul<T: Int, const SIGN: bool, const MEM: bool>(core: &mut Core, ops: &[Op]) -> Exit {

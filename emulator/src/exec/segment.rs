@@ -181,11 +181,7 @@ impl Core {
         let rpl = (selector & 3) as u8;
         if selector & !3 == 0 {
             if self.mode.bits == 64 && cpl < 3 && rpl == cpl {
-                return Ok(Segment {
-                    selector,
-                    access: u16::from(cpl) << 5,
-                    ..Segment::default()
-                });
+                return Ok(Segment { selector, access: u16::from(cpl) << 5, ..Segment::default() });
             }
             return Err(self.fault(exception::GP));
         }
@@ -261,11 +257,8 @@ fn after_load(core: &mut Core, seg: usize) {
 /// MOV Sreg, r/m16. The segment number is in `imm2`.
 fn mov_to<const MEM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run_last(core, ops, Exit::Event, |core, op| {
-        let selector = if MEM {
-            core.read_mem::<u16, 1>(op)?
-        } else {
-            u16::reg(&core.cpu, op.regs[1])
-        };
+        let selector =
+            if MEM { core.read_mem::<u16, 1>(op)? } else { u16::reg(&core.cpu, op.regs[1]) };
         let seg = usize::from(op.imm2);
         core.load_segment(seg, selector)?;
         after_load(core, seg);
@@ -591,8 +584,12 @@ fn of_moves(i: &Instruction) -> Option<Handler> {
             if i.op0_kind() == OpKind::Memory { mov_from_m } else { sized!(size, mov_from_r) }
         }
         Mnemonic::Push => match i.code() {
-            Code::Pushw_ES | Code::Pushw_CS | Code::Pushw_SS | Code::Pushw_DS
-            | Code::Pushw_FS | Code::Pushw_GS => push::<u16>,
+            Code::Pushw_ES
+            | Code::Pushw_CS
+            | Code::Pushw_SS
+            | Code::Pushw_DS
+            | Code::Pushw_FS
+            | Code::Pushw_GS => push::<u16>,
             Code::Pushq_FS | Code::Pushq_GS => push::<u64>,
             _ => push::<u32>,
         },

@@ -89,11 +89,8 @@ fn through_carry<T: Int, const K: u8>(flags: &Flags, v: T, n: u32) -> (T, Flags)
     if n == 0 {
         // CF stays; OF (undefined for these counts) is what the formula gives on the operand
         let cf = flags.cf();
-        let of = if K == RCL {
-            msb(v) != cf
-        } else {
-            msb(v) != ((v.zx() >> (T::BITS - 2)) & 1 != 0)
-        };
+        let of =
+            if K == RCL { msb(v) != cf } else { msb(v) != ((v.zx() >> (T::BITS - 2)) & 1 != 0) };
         return (v, with_carry_overflow(flags, cf, of));
     }
     let wide = u128::from(v.zx()) | u128::from(flags.cf()) << T::BITS;
@@ -102,11 +99,7 @@ fn through_carry<T: Int, const K: u8>(flags: &Flags, v: T, n: u32) -> (T, Flags)
     let r = ((wide << left) | (wide >> (width - left))) & mask;
     let cf = r >> T::BITS != 0;
     let r = T::of(r as u64);
-    let of = if K == RCL {
-        msb(r) != cf
-    } else {
-        msb(r) != ((r.zx() >> (T::BITS - 2)) & 1 != 0)
-    };
+    let of = if K == RCL { msb(r) != cf } else { msb(r) != ((r.zx() >> (T::BITS - 2)) & 1 != 0) };
     (r, with_carry_overflow(flags, cf, of))
 }
 
@@ -133,9 +126,8 @@ fn rc<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 fn mem<T: Int, const A: u8, const K: u8, const IMM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let count = if IMM { op.imm } else { core.cpu.regs[RCX] & 0xFF };
-        core.cpu.flags = core.modify_mem::<T, A, _>(op, |core, v| {
-            shift::<T, K>(&core.cpu.flags, v, count)
-        })?;
+        core.cpu.flags =
+            core.modify_mem::<T, A, _>(op, |core, v| shift::<T, K>(&core.cpu.flags, v, count))?;
         Ok(())
     })
 }
@@ -208,11 +200,7 @@ fn select_double<const LEFT: bool>(i: &Instruction) -> Option<Handler> {
 /// SHLX, SHRX, SARX, RORX: no flags. The count is the third operand.
 fn flagless<T: Int, const K: u8, const MEM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
-        let v = if MEM {
-            core.read_mem::<T, 1>(op)?
-        } else {
-            T::reg(&core.cpu, op.regs[1])
-        };
+        let v = if MEM { core.read_mem::<T, 1>(op)? } else { T::reg(&core.cpu, op.regs[1]) };
         let count = if K == ROR { op.imm } else { T::reg(&core.cpu, op.regs[2]).zx() };
         let r = shift::<T, K>(&core.cpu.flags, v, count).0;
         T::set_reg(&mut core.cpu, op.regs[0], r);

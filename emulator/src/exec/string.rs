@@ -49,13 +49,7 @@ fn destination(core: &mut Core, op: &Op, size: u64, write: bool) -> Result<u64, 
 }
 
 #[inline(always)]
-fn address(
-    core: &mut Core,
-    seg: usize,
-    offset: u64,
-    size: u64,
-    write: bool,
-) -> Result<u64, Trap> {
+fn address(core: &mut Core, seg: usize, offset: u64, size: u64, write: bool) -> Result<u64, Trap> {
     if core.mode.bits == 64 {
         return Ok(core.seg_base[seg & 7].wrapping_add(offset));
     }

@@ -38,8 +38,16 @@ impl Core {
     /// #GP(0) for combinations that are not allowed.
     pub fn write_cr0(&mut self, value: u64) -> Result<(), Trap> {
         let old = self.cpu.cr0;
-        let known = cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::NE | cr0::WP | cr0::AM
-            | cr0::NW | cr0::CD | cr0::PG;
+        let known = cr0::PE
+            | cr0::MP
+            | cr0::EM
+            | cr0::TS
+            | cr0::NE
+            | cr0::WP
+            | cr0::AM
+            | cr0::NW
+            | cr0::CD
+            | cr0::PG;
         let new = (value & known) | cr0::ET;
         let paging = new & cr0::PG != 0;
         if value >> 32 != 0
@@ -93,9 +101,23 @@ impl Core {
     }
 
     fn write_cr4(&mut self, value: u64) -> Result<(), Trap> {
-        let known = cr4::VME | cr4::PVI | cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE
-            | cr4::PGE | cr4::PCE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::UMIP | cr4::FSGSBASE
-            | cr4::PCIDE | cr4::OSXSAVE | cr4::SMEP | cr4::SMAP;
+        let known = cr4::VME
+            | cr4::PVI
+            | cr4::TSD
+            | cr4::DE
+            | cr4::PSE
+            | cr4::PAE
+            | cr4::MCE
+            | cr4::PGE
+            | cr4::PCE
+            | cr4::OSFXSR
+            | cr4::OSXMMEXCPT
+            | cr4::UMIP
+            | cr4::FSGSBASE
+            | cr4::PCIDE
+            | cr4::OSXSAVE
+            | cr4::SMEP
+            | cr4::SMAP;
         let old = self.cpu.cr4;
         let pcid_on = value & cr4::PCIDE != 0 && old & cr4::PCIDE == 0;
         if value & !known != 0
@@ -184,8 +206,13 @@ impl Core {
         }
         let needs_canonical = matches!(
             number,
-            msr::LSTAR | msr::CSTAR | msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE
-                | msr::SYSENTER_ESP | msr::SYSENTER_EIP
+            msr::LSTAR
+                | msr::CSTAR
+                | msr::FS_BASE
+                | msr::GS_BASE
+                | msr::KERNEL_GS_BASE
+                | msr::SYSENTER_ESP
+                | msr::SYSENTER_EIP
         );
         if needs_canonical && !canonical(value) {
             return Err(self.fault(exception::GP));
@@ -376,10 +403,8 @@ fn debug_number(core: &mut Core, n: u16) -> Result<usize, Trap> {
 fn debug_access(core: &mut Core) -> Result<(), Trap> {
     core.privileged()?;
     if core.cpu.dr[7] & (1 << 13) != 0 {
-        let exception = exception::Exception {
-            dr6: 1 << 13,
-            ..exception::Exception::new(exception::DB)
-        };
+        let exception =
+            exception::Exception { dr6: 1 << 13, ..exception::Exception::new(exception::DB) };
         return Err(core.raise(exception));
     }
     Ok(())
@@ -423,11 +448,7 @@ fn clts(core: &mut Core, ops: &[Op]) -> Exit {
 fn lmsw<const MEM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     event(core, ops, |core, op| {
         core.privileged()?;
-        let v = if MEM {
-            core.read_mem::<u16, 1>(op)?
-        } else {
-            u16::reg(&core.cpu, op.regs[0])
-        };
+        let v = if MEM { core.read_mem::<u16, 1>(op)? } else { u16::reg(&core.cpu, op.regs[0]) };
         // PE can be set but not cleared (SDM 2A, LMSW).
         let keep = core.cpu.cr0 & !(cr0::MP | cr0::EM | cr0::TS);
         core.write_cr0(keep | u64::from(v & 0xF))

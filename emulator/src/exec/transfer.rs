@@ -1,9 +1,9 @@
 //! Far transfers: JMP, CALL, RET far, IRET (SDM 3A 5.8, 6.12, 7.3, 20.2).
 
-use super::segment::{Descriptor, code_of};
-use super::task::Why;
 use super::Context;
 use super::int::Int;
+use super::segment::{Descriptor, code_of};
+use super::task::Why;
 use crate::core::{Core, canonical};
 use crate::cpu::flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM};
 use crate::cpu::{CS, DS, ES, FS, GS, RSP, SS, Segment};
@@ -17,11 +17,7 @@ impl Core {
     fn direct_code(&mut self, d: &Descriptor, selector: u16) -> Result<(), Trap> {
         let cpl = self.cpu.cpl;
         let rpl = (selector & 3) as u8;
-        let ok = if d.is_conforming() {
-            d.dpl() <= cpl
-        } else {
-            rpl <= cpl && d.dpl() == cpl
-        };
+        let ok = if d.is_conforming() { d.dpl() <= cpl } else { rpl <= cpl && d.dpl() == cpl };
         let mixed = self.cpu.long_mode() && d.long() && d.big();
         if !ok || mixed {
             return Err(self.fault_code(exception::GP, code_of(selector)));
@@ -148,8 +144,7 @@ impl Core {
         }
         let mut d = self.descriptor_or(selector, exception::GP, 0)?;
         let cpl = self.cpu.cpl;
-        let dpl_ok =
-            if call || d.is_conforming() { d.dpl() <= cpl } else { d.dpl() == cpl };
+        let dpl_ok = if call || d.is_conforming() { d.dpl() <= cpl } else { d.dpl() == cpl };
         let long_ok = !long || (d.long() && !d.big());
         if !d.is_code() || !dpl_ok || !long_ok {
             return Err(self.fault_code(exception::GP, code));
@@ -159,7 +154,13 @@ impl Core {
         }
         self.target_in(&d, target)?;
         let next = self.next_rip(op);
-        let size = if long { 8 } else if gate.kind() == 0xC { 4 } else { 2 };
+        let size = if long {
+            8
+        } else if gate.kind() == 0xC {
+            4
+        } else {
+            2
+        };
         if !call {
             self.enter_code(&mut d, selector, cpl)?;
             return Ok(target);
@@ -167,11 +168,8 @@ impl Core {
         let old_cs = self.cpu.segs[CS].selector;
         let inner = !d.is_conforming() && d.dpl() < cpl;
         let new_cpl = if inner { d.dpl() } else { cpl };
-        let mut frame = if inner {
-            self.gate_stack(gate, size, new_cpl, long)?
-        } else {
-            self.current_frame()
-        };
+        let mut frame =
+            if inner { self.gate_stack(gate, size, new_cpl, long)? } else { self.current_frame() };
         self.frame_push(&mut frame, size, old_cs.into())?;
         self.frame_push(&mut frame, size, next)?;
         if inner {
@@ -449,9 +447,7 @@ fn transfer(
 
 /// JMP and CALL ptr16:16/32; the selector is in `imm2`.
 fn far_direct<const CALL: bool>(core: &mut Core, ops: &[Op]) -> Exit {
-    transfer(core, ops, |core, op| {
-        core.far_transfer(op, op.imm2, op.imm, op.size.into(), CALL)
-    })
+    transfer(core, ops, |core, op| core.far_transfer(op, op.imm2, op.imm, op.size.into(), CALL))
 }
 
 /// JMP and CALL m16:16/32/64; `T` is the offset.

@@ -48,11 +48,7 @@ impl Core {
 
     /// Reads `N` bytes that the instruction will write afterwards: a fault is a write's.
     #[inline(always)]
-    pub fn load_for_write<const N: usize>(
-        &mut self,
-        op: &Op,
-        la: u64,
-    ) -> Result<[u8; N], Trap> {
+    pub fn load_for_write<const N: usize>(&mut self, op: &Op, la: u64) -> Result<[u8; N], Trap> {
         let entry = self.tlb.entry(la);
         if entry.write == self.tlb.tag(la, N as u64) {
             let at = la.wrapping_add(entry.addend) as usize;
@@ -66,12 +62,7 @@ impl Core {
 
     /// Writes `N` bytes at the linear address `la`.
     #[inline(always)]
-    pub fn store<const N: usize>(
-        &mut self,
-        op: &Op,
-        la: u64,
-        bytes: [u8; N],
-    ) -> Result<(), Trap> {
+    pub fn store<const N: usize>(&mut self, op: &Op, la: u64, bytes: [u8; N]) -> Result<(), Trap> {
         let entry = self.tlb.entry(la);
         if entry.write == self.tlb.tag(la, N as u64) {
             let at = la.wrapping_add(entry.addend) as usize;
@@ -234,13 +225,7 @@ impl Core {
                     let mut value = [0; 8];
                     value[..size].copy_from_slice(&bytes[at..at + size]);
                     let value = u64::from_le_bytes(value);
-                    self.board.mmio_write(
-                        &mut self.ram,
-                        now,
-                        pa + at as u64,
-                        size as u8,
-                        value,
-                    );
+                    self.board.mmio_write(&mut self.ram, now, pa + at as u64, size as u8, value);
                 }
             }
         }

@@ -214,8 +214,7 @@ impl Core {
     fn code(&self, access: Access, present: bool, reserved: bool) -> u32 {
         let cpu = &self.cpu;
         let fetch_bit = access.fetch
-            && (cpu.cr4 & cr4::SMEP != 0
-                || (cpu.cr4 & cr4::PAE != 0 && cpu.efer & efer::NXE != 0));
+            && (cpu.cr4 & cr4::SMEP != 0 || (cpu.cr4 & cr4::PAE != 0 && cpu.efer & efer::NXE != 0));
         u32::from(present)
             | u32::from(access.write) << 1
             | u32::from(access.user) << 2
