@@ -50,6 +50,19 @@ pub fn extend<A: Format>(env: &mut Env, a: A) -> F80 {
     }
 }
 
+/// A binary32 or binary64 operand as a double-extended number, and whether it is denormal. Nothing
+/// is raised: a signalling NaN stays one, for the operation to find.
+pub fn widen<A: Format>(a: A) -> (F80, bool) {
+    let a = a.unpack(&Env::from_fcw(0x37f));
+    let value = match a.class {
+        Class::Zero => F80::zero(a.sign),
+        Class::Infinity => F80::infinity(a.sign),
+        Class::Normal | Class::Denormal => F80::pack(a.sign, a.exp, a.sig),
+        _ => F80::pack(a.sign, 16384, a.sig),
+    };
+    (value, a.class == Class::Denormal)
+}
+
 /// An integer taken apart: exponent and significand of its magnitude.
 fn unpack_int(value: i64) -> (bool, i32, u64) {
     let magnitude = value.unsigned_abs();

@@ -1,7 +1,7 @@
 //! The operations of the x87, on [`F80`].
 
 pub use super::bcd::{from_bcd, to_bcd};
-pub use super::convert::{extend, int_to_f80, store};
+pub use super::convert::{extend, int_to_f80, store, widen};
 pub use super::f80::{extract, scale};
 pub use super::remainder::{Remainder, remainder, remainder_nearest};
 pub use super::transcendental::{
