@@ -47,6 +47,9 @@ pub fn round(env: &mut Env, dest: Dest, sign: bool, exp: i32, sig: u128) -> (i32
 /// Rounds to `precision` bits below bit 127; the second result is 1 when the carry left bit 127.
 #[inline]
 fn round_bits(env: &mut Env, precision: u32, sign: bool, sig: u128) -> (u64, i32) {
+    if precision == 64 {
+        return round_64(env, sign, sig);
+    }
     let ulp = 1u128 << (128 - precision);
     let low = sig & (ulp - 1);
     if low == 0 {
@@ -67,6 +70,31 @@ fn round_bits(env: &mut Env, precision: u32, sign: bool, sig: u128) -> (u64, i32
     env.raise(ROUNDED_UP);
     match truncated.checked_add(ulp) {
         Some(sig) => ((sig >> 64) as u64, 0),
+        None => (1 << 63, 1),
+    }
+}
+
+/// The same for a whole 64-bit significand, which is the x87's usual case.
+#[inline]
+fn round_64(env: &mut Env, sign: bool, sig: u128) -> (u64, i32) {
+    const HALF: u64 = 1 << 63;
+    let (high, low) = ((sig >> 64) as u64, sig as u64);
+    if low == 0 {
+        return (high, 0);
+    }
+    env.raise(INEXACT);
+    let up = match env.rounding() {
+        Rounding::Nearest => low > HALF || low == HALF && high & 1 != 0,
+        Rounding::Down => sign,
+        Rounding::Up => !sign,
+        Rounding::Zero => false,
+    };
+    if !up {
+        return (high, 0);
+    }
+    env.raise(ROUNDED_UP);
+    match high.checked_add(1) {
+        Some(high) => (high, 0),
         None => (1 << 63, 1),
     }
 }
