@@ -3,6 +3,7 @@
 //! Contract: one function for each operation and operand form; see [`crate::op`] for how to write
 //! one. [`handler`] asks the families in turn; what no family knows raises #UD.
 
+pub mod aes;
 pub mod alu;
 pub mod bcd;
 pub mod bit;
@@ -10,15 +11,27 @@ pub mod branch;
 pub mod control;
 pub mod int;
 pub mod io;
+pub mod mmx;
 pub mod mov;
 pub mod muldiv;
 pub mod segment;
 pub mod shift;
+pub mod sse;
+pub mod sse_convert;
+pub mod sse_float;
+pub mod sse_int;
+pub mod sse_move;
+pub mod sse_text;
 pub mod stack;
+pub mod state_save;
 pub mod string;
 pub mod system;
 pub mod task;
 pub mod transfer;
+pub mod x87;
+pub mod x87_arith;
+pub mod x87_control;
+pub mod x87_move;
 
 use crate::core::Core;
 use crate::cpu::flags::Flags;
@@ -214,6 +227,9 @@ pub fn handler(i: &Instruction, context: Context) -> Handler {
         .or_else(|| shift::handler(i, a))
         .or_else(|| bit::handler(i, a))
         .or_else(|| muldiv::handler(i, a))
+        .or_else(|| sse::handler(i, a))
+        .or_else(|| x87::handler(i, a))
+        .or_else(|| state_save::handler(i))
         .or_else(|| string::handler(i, context))
         .or_else(|| bcd::handler(i))
         .or_else(|| io::handler(i))
