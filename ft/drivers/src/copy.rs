@@ -302,7 +302,7 @@ mod tests {
             while queue.len() > (numbers.number() % 5) as usize {
                 let (request, operation) = queue.pop_front().expect("not empty");
                 let mut result = perform(&mut disk, 1, &operation);
-                if numbers.number() % 16 == 0 {
+                if numbers.number().is_multiple_of(16) {
                     // A failed write may have written anything.
                     if let DiskOperation::Write { lba, .. } = operation {
                         disk.write(lba, &random(&mut numbers, SECTOR)).expect("inside");

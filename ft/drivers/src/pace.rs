@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_sudden_change_of_speed_stays_within_bounds() {
         for (a, b) in [(2.0, 20.0), (20.0, 2.0), (3.0, 60.0)] {
-            let phase = |host: u64| if host / (1500 * MS) % 2 == 0 { a } else { b };
+            let phase = |host: u64| if (host / (1500 * MS)).is_multiple_of(2) { a } else { b };
             let (worst, changes) = busy(30, MS / 4, phase);
             assert!(worst < 45 * MS, "{a} {b}: {worst} ns, {changes} changes");
             assert!(changes < 600, "{changes} changes, worst {worst}");

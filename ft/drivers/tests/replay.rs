@@ -234,7 +234,7 @@ fn hostile_logs_do_no_harm() {
         let mut writer = ft::log::LogWriter::new();
         while let Some(mut entry) = source.next_entry().expect("whole") {
             if let ft::log::Body::Input(bytes) = &mut entry.body
-                && numbers.number() % 8 == 0
+                && numbers.number().is_multiple_of(8)
                 && !bytes.is_empty()
             {
                 let at = numbers.number() as usize % bytes.len().min(12);
