@@ -6,6 +6,8 @@
 
 mod pci;
 mod ports;
+#[cfg(test)]
+mod properties;
 mod sections;
 #[cfg(test)]
 mod tests;
