@@ -5,6 +5,9 @@
 //! INIT) waits in [`Lapic::take_events`]. The timer counts a 25-MHz crystal, as CPUID leaf 15h
 //! says; the TSC runs at 1 GHz, one count per virtual nanosecond.
 
+#[cfg(test)]
+mod tests;
+
 use crate::pc::ioapic::Message;
 use crate::time::VirtualNs;
 use serde::{Deserialize, Serialize};
@@ -56,7 +59,8 @@ pub struct Events {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Timer {
     Stopped,
-    /// Loaded with the initial count at this time.
+    /// Loaded with the initial count at this time, which wraps: after a change of the divisor it
+    /// may lie before power-on.
     Counting(VirtualNs),
     /// TSC-deadline mode: the value of the MSR, and when it is reached.
     Deadline(u64, VirtualNs),
@@ -394,7 +398,7 @@ impl Lapic {
     fn expiry(&self) -> Option<VirtualNs> {
         match self.timer {
             Timer::Stopped => None,
-            Timer::Counting(start) => Some(start.after(self.period_ns())),
+            Timer::Counting(start) => Some(VirtualNs(start.0.wrapping_add(self.period_ns()))),
             Timer::Deadline(_, at) => Some(at),
         }
     }
@@ -413,7 +417,7 @@ impl Lapic {
         self.timer = match self.timer {
             Timer::Counting(start) if self.periodic() && self.initial_count != 0 => {
                 let period = self.period_ns();
-                Timer::Counting(VirtualNs(now.0 - (now.0 - start.0) % period))
+                Timer::Counting(VirtualNs(now.0 - now.0.wrapping_sub(start.0) % period))
             }
             _ => Timer::Stopped,
         };
@@ -429,7 +433,7 @@ impl Lapic {
 
     fn current_count(&self, now: VirtualNs) -> u32 {
         let Timer::Counting(start) = self.timer else { return 0 };
-        let passed = now.0.saturating_sub(start.0) / self.count_ns();
+        let passed = now.0.wrapping_sub(start.0) / self.count_ns();
         let count = u64::from(self.initial_count);
         if passed < count {
             (count - passed) as u32
@@ -455,7 +459,7 @@ impl Lapic {
         self.divide = value & 0x0B;
         if let Timer::Counting(_) = self.timer {
             let passed = u64::from(self.initial_count - left.min(self.initial_count));
-            let since = now.0.saturating_sub(passed * self.count_ns());
+            let since = now.0.wrapping_sub(passed * self.count_ns());
             self.timer = Timer::Counting(VirtualNs(since));
         }
     }
