@@ -188,13 +188,15 @@ pub enum Service {
     Bios32,
     /// PCI BIOS, 32-bit protected mode, EAX in EBP.
     Pci32,
+    /// INT 06h that nobody hooked: the processor refused an instruction.
+    InvalidOpcode,
 }
 
 /// Set in the number when a stub asks again after a wait.
 pub const AGAIN: u8 = 0x80;
 
 impl Service {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Reset,
         Self::Post,
         Self::Boot,
@@ -218,6 +220,7 @@ impl Service {
         Self::StrayIrq2,
         Self::Bios32,
         Self::Pci32,
+        Self::InvalidOpcode,
     ];
 
     /// The service with this number (without [`AGAIN`]).
@@ -237,6 +240,6 @@ mod tests {
             assert_eq!(Service::from_number(service as u8), Some(service));
         }
         assert_eq!(Service::from_number(0), None);
-        assert_eq!(Service::from_number(24), None);
+        assert_eq!(Service::from_number(25), None);
     }
 }

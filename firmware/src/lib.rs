@@ -103,6 +103,7 @@ pub fn service(
         Service::Post => set_carry(registers, post::run(&mut pc, again) == Status::Wait),
         Service::Boot => services::boot::boot(&mut pc, registers, again),
         Service::BootFailed => services::boot::failed(&mut pc),
+        Service::InvalidOpcode => services::boot::invalid_opcode(&mut pc, registers),
         Service::Tick => services::clock::tick(&mut pc),
         Service::RtcInterrupt => {
             let alarm = services::clock::rtc_interrupt(&mut pc);

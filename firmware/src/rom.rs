@@ -85,6 +85,8 @@ pub struct Bodies {
     pub stray_irq2: u16,
     /// INT 18h.
     pub boot_failed: u16,
+    /// INT 06h.
+    pub invalid_opcode: u16,
     /// CLI, HLT for ever.
     pub halt: u16,
     /// 32-bit BIOS32 service directory.
@@ -122,7 +124,8 @@ pub fn build() -> (Vec<u8>, Bodies) {
     bodies.stray_irq2 = rom.body(&simple(Service::StrayIrq2));
     rom.jump(entry::DISKETTE_IRQ, bodies.stray_irq);
     bodies.halt = rom.body(&HALT);
-    bodies.boot_failed = rom.body(&boot_failed());
+    bodies.boot_failed = rom.body(&halting(Service::BootFailed));
+    bodies.invalid_opcode = rom.body(&halting(Service::InvalidOpcode));
     rom.put(entry::NMI, &[IRET]);
     rom.put(entry::IRET, &[IRET]);
     bodies.bios32 = rom.body(&flat(Service::Bios32));
@@ -221,9 +224,9 @@ fn mouse_irq() -> Vec<u8> {
     code
 }
 
-/// INT 18h: say it and halt.
-fn boot_failed() -> Vec<u8> {
-    [&ask(Service::BootFailed)[..], &HALT].concat()
+/// INT 18h and 06h: say it and halt.
+fn halting(service: Service) -> Vec<u8> {
+    [&ask(service)[..], &HALT].concat()
 }
 
 /// A far-called 32-bit entry: EAX travels in EBP.
@@ -335,7 +338,7 @@ mod tests {
         let mouse = check(&mouse_irq(), 16);
         assert_eq!(mouse.iter().filter(|&&m| m == Mnemonic::Call).count(), 1);
         assert!(check(&key(), 16).contains(&Mnemonic::Int));
-        assert_eq!(check(&boot_failed(), 16).last(), Some(&Mnemonic::Jmp));
+        assert_eq!(check(&halting(Service::BootFailed), 16).last(), Some(&Mnemonic::Jmp));
         assert_eq!(check(&flat(Service::Pci32), 32).last(), Some(&Mnemonic::Retf));
     }
 

@@ -445,6 +445,16 @@ fn a_cpu_reset_jumps_where_cmos_says_or_reboots() {
 }
 
 #[test]
+fn an_invalid_instruction_is_named_and_halts() {
+    let mut pc = booted();
+    pc.regs.segments[1] = 0x1234;
+    pc.regs.ip = 0xABCD;
+    pc.interrupt(6);
+    assert_eq!(pc.run((0, 0), 1000), Stop::Dead);
+    assert!(pc.debug.contains("Invalid instruction at 1234:ABCD"), "{}", pc.debug);
+}
+
+#[test]
 fn the_same_machine_boots_to_the_same_state() {
     let state = || {
         let pc = booted();

@@ -11,6 +11,7 @@ pub fn install(pc: &mut Pc<'_>) {
     let mut offsets = vec![entry::IRET; 0x78];
     for (vector, offset) in [
         (0x02, entry::NMI),
+        (0x06, bodies.invalid_opcode),
         (0x08, entry::TICK),
         (0x09, entry::KEY),
         (0x0E, entry::DISKETTE_IRQ),

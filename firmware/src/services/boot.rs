@@ -59,6 +59,21 @@ fn enter(pc: &mut Pc<'_>, registers: &mut Registers, number: u8) {
     iret_to(pc, registers, (0, BOOT_SECTOR), (0, BOOT_SECTOR), IF | 0x0002);
 }
 
+/// INT 06h: a bare IRET would meet the instruction again for ever, so this says where it is, and
+/// the stub halts.
+pub fn invalid_opcode(pc: &mut Pc<'_>, registers: &Registers) {
+    let (stack, sp) = (registers.segments[2], registers.gpr[4] as u16);
+    let [ip, cs] = [0, 2].map(|offset| {
+        let at = pc.linear(stack, sp.wrapping_add(offset));
+        pc.read16(at)
+    });
+    video::print(pc, b"Invalid instruction at ");
+    video::print_hex(pc, cs);
+    video::print(pc, b":");
+    video::print_hex(pc, ip);
+    video::print(pc, b": halted\r\n");
+}
+
 /// INT 18h: the stub halts after this.
 pub fn failed(pc: &mut Pc<'_>) {
     video::print(pc, b"No bootable disk: halted\r\n");

@@ -54,8 +54,10 @@ pub fn call(call: &mut Call<'_>) -> Status {
             let full = !put(&mut call.pc, key);
             call.set_al(full.into());
         }
-        // Functions supported: 0300-0304h no, typematic yes, enhanced keyboard.
-        0x09 => call.set_al(0x24),
+        // Functions supported: AX=0305h, AH=0Ah, enhanced keyboard (RBIL table 00584).
+        0x09 => call.set_al(0x34),
+        // The way to find out whether the enhanced functions are there.
+        0x92 => call.set_ah(0x80),
         0x0A => call.set_bx(0x41AB),
         0x12 => {
             let low = call.pc.bda8(bda::SHIFT);
