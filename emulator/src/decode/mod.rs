@@ -161,6 +161,8 @@ fn register(r: Register) -> u8 {
             int::HIGH_BYTE | (r as u8 - Register::AH as u8)
         }
         Register::None => 0,
+        // iced numbers AH-BH between BL and SPL
+        _ if r.is_gpr8() && r.number() > 7 => r.number() as u8 - 4,
         _ => r.number() as u8,
     }
 }
