@@ -34,6 +34,8 @@ const FRAMES: usize = 64;
 const DISK_LATENCY: u64 = 20_000;
 /// Host time between two seeds for the guest's random numbers.
 const RESEED: Duration = Duration::from_secs(300);
+/// Host time in ns over which the guest's speed is measured.
+const SAMPLE: u64 = 200_000;
 /// Longest wait without a look at anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -64,6 +66,14 @@ pub struct LiveConfig {
     pub reseed: Option<fn() -> [u8; 32]>,
 }
 
+/// Clocks and count at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    icount: u64,
+    wall: u64,
+    cpu: u64,
+}
+
 struct Live<'a, G> {
     guest: &'a mut G,
     config: &'a LiveConfig,
@@ -80,6 +90,8 @@ struct Live<'a, G> {
     /// At a fixed rate: answers and when they are due.
     due: VecDeque<(VirtualNs, Completion)>,
     looked: u64,
+    /// Where the current sample of the guest's speed began.
+    sample: Sample,
     seeded: Instant,
     busy_ns: u64,
     rate_changes: u64,
@@ -110,13 +122,21 @@ pub fn run<G: Guest>(
         outstanding: 0,
         due: VecDeque::new(),
         looked: 0,
+        sample: Sample::default(),
         seeded: start,
         busy_ns: 0,
         rate_changes: 0,
     };
     live.power_on();
+    live.begin_sample();
     let ended = live.until_the_end();
     live.finish(ended)
+}
+
+/// Processor time of this thread in ns.
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 impl<G: Guest> Live<'_, G> {
@@ -160,6 +180,7 @@ impl<G: Guest> Live<'_, G> {
                 Stop::DebugExit(value) => return Ok(Exit::DebugExit(value)),
             }
             let host = self.host_ns();
+            self.end_sample(host, SAMPLE);
             if host - self.looked >= LOOK {
                 self.looked = host;
                 self.look(host)?;
@@ -171,14 +192,28 @@ impl<G: Guest> Live<'_, G> {
     fn slice(&mut self) -> Stop {
         let from = self.guest.icount();
         let until = self.slice_end(from.0);
-        let begun = Instant::now();
         let stop = self.guest.run(Icount(until));
-        let took = begun.elapsed().as_nanos() as u64;
         let ran = self.guest.icount().0 - from.0;
-        self.busy_ns += took;
-        self.pace.ran(ran, took);
         self.halted = matches!(stop, Stop::Halted(_)) || (self.halted && ran == 0);
         stop
+    }
+
+    /// Begins a sample of the guest's speed: what came before was not its doing.
+    fn begin_sample(&mut self) {
+        self.sample =
+            Sample { icount: self.guest.icount().0, wall: self.host_ns(), cpu: thread_cpu_ns() };
+    }
+
+    /// Ends a sample that is long enough, and begins the next.
+    fn end_sample(&mut self, wall: u64, shortest: u64) {
+        let begun = self.sample;
+        if wall - begun.wall < shortest {
+            return;
+        }
+        self.sample = Sample { icount: self.guest.icount().0, wall, cpu: thread_cpu_ns() };
+        let cpu = self.sample.cpu - begun.cpu;
+        self.busy_ns += cpu;
+        self.pace.ran(self.sample.icount - begun.icount, wall - begun.wall, cpu);
     }
 
     fn slice_end(&mut self, from: u64) -> u64 {
@@ -312,9 +347,10 @@ impl<G: Guest> Live<'_, G> {
         if let Some(patience) = self.recorder.patience() {
             time = time.min(patience);
         }
+        self.end_sample(self.host_ns(), 0);
         self.mail.bell.wait(Some(time));
-        let host = self.host_ns();
-        self.pace.waited(host);
+        self.begin_sample();
+        self.pace.waited(self.sample.wall);
         self.recorder.tick()
     }
 
@@ -348,6 +384,7 @@ impl<G: Guest> Live<'_, G> {
     fn finish(mut self, ended: io::Result<Exit>) -> io::Result<Outcome> {
         self.take_outputs();
         let host_ns = self.host_ns();
+        self.end_sample(host_ns, 0);
         let logged = ended.and_then(|exit| {
             self.recorder.end(self.guest, self.halted, exit)?;
             Ok(exit)

@@ -63,7 +63,7 @@ pub struct Outcome {
     pub guest: VirtualNs,
     /// Host nanoseconds from the first instruction to the last.
     pub host_ns: u64,
-    /// Host nanoseconds that the machine was executing.
+    /// Processor time in ns that the machine's thread has used.
     pub busy_ns: u64,
     /// Bytes of the log written or read.
     pub log_bytes: u64,

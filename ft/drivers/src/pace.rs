@@ -8,7 +8,7 @@
 use devices::time::{Rate, VirtualNs};
 
 /// An error that is left alone: well inside the 50 ms that the guest's clock may be off.
-const TOLERATED: f64 = 8e6;
+const TOLERATED: f64 = 10e6;
 /// A small error is made good over this time, a larger one faster.
 const HORIZON: f64 = 400e6;
 /// An error that is made good twice as fast.
@@ -19,8 +19,8 @@ const PATIENCE: u64 = 250_000_000;
 const SETTLING: u64 = 2_000_000;
 /// An error that has grown by this much is not left to patience.
 const GROWN: f64 = 4e6;
-/// The speed estimate is an average over about this much running time,
-const MEMORY: f64 = 60e6;
+/// Speeds are averages over about this much time,
+const MEMORY: f64 = 80e6;
 /// or over this much where the two differ by more than [`STEEP`].
 const SHORT_MEMORY: f64 = 1e6;
 /// A relative change of speed that the guest's work, not chance, has brought.
@@ -34,6 +34,33 @@ pub const STEP: u64 = 1 << 24;
 /// First guess: a rate that an interpreter reaches.
 const FIRST: f64 = 8.0;
 
+/// An average that forgets: sums of times and instructions.
+#[derive(Clone, Copy, Debug)]
+struct Average {
+    memory: f64,
+    instructions: f64,
+    wall: f64,
+    cpu: f64,
+}
+
+impl Average {
+    fn new(memory: f64) -> Self {
+        Self { memory, instructions: memory / FIRST, wall: memory, cpu: memory }
+    }
+
+    fn add(&mut self, instructions: f64, wall: f64, cpu: f64) {
+        let kept = (-cpu / self.memory).exp();
+        self.instructions = self.instructions * kept + instructions;
+        self.wall = self.wall * kept + wall;
+        self.cpu = self.cpu * kept + cpu;
+    }
+
+    /// Nanoseconds of processor time per instruction.
+    fn cost(&self) -> f64 {
+        self.cpu / self.instructions.max(1.0)
+    }
+}
+
 /// The controller.
 #[derive(Clone, Debug)]
 pub struct Pace {
@@ -41,9 +68,8 @@ pub struct Pace {
     last: u64,
     /// What the guest has missed in pauses and not made good yet.
     missed: f64,
-    /// Host nanoseconds per instruction, averaged over [`MEMORY`] and [`SHORT_MEMORY`].
-    cost: f64,
-    short_cost: f64,
+    long: Average,
+    short: Average,
     rate: Rate,
     changed: u64,
     error_then: f64,
@@ -63,8 +89,8 @@ impl Pace {
         Self {
             last: 0,
             missed: 0.0,
-            cost: FIRST,
-            short_cost: FIRST,
+            long: Average::new(MEMORY),
+            short: Average::new(SHORT_MEMORY),
             rate: quantized(FIRST),
             changed: 0,
             error_then: 0.0,
@@ -78,11 +104,11 @@ impl Pace {
         self.rate
     }
 
-    /// Host nanoseconds that an instruction takes of late.
+    /// Nanoseconds of processor time that an instruction takes of late.
     #[must_use]
     pub fn cost(&self) -> f64 {
-        let steep = (self.short_cost / self.cost - 1.0).abs() > STEEP;
-        if steep { self.short_cost } else { self.cost }
+        let (long, short) = (self.long.cost(), self.short.cost());
+        if (short / long - 1.0).abs() > STEEP { short } else { long }
     }
 
     /// The largest difference between target and guest seen by [`Pace::adjust`] while the guest ran, in nanoseconds.
@@ -110,15 +136,13 @@ impl Pace {
         self.missed = (self.missed - step as f64 * CATCH_UP).max(0.0);
     }
 
-    /// The guest has executed `instructions` in `took` host nanoseconds.
-    pub fn ran(&mut self, instructions: u64, took: u64) {
-        if instructions == 0 {
-            return;
+    /// The guest has executed `instructions` in `wall` host nanoseconds, in `cpu` of which it had a processor.
+    pub fn ran(&mut self, instructions: u64, wall: u64, cpu: u64) {
+        let (instructions, wall, cpu) = (instructions as f64, wall as f64, cpu as f64);
+        if instructions > 0.0 && cpu > 0.0 {
+            self.long.add(instructions, wall.max(cpu), cpu);
+            self.short.add(instructions, wall.max(cpu), cpu);
         }
-        let cost = took as f64 / instructions as f64;
-        let weight = |memory: f64| 1.0 - (-(took as f64) / memory).exp();
-        self.cost += (cost - self.cost) * weight(MEMORY);
-        self.short_cost += (cost - self.short_cost) * weight(SHORT_MEMORY);
     }
 
     /// The rate to change to, if the guest at `guest` should be at `target`.
@@ -128,7 +152,8 @@ impl Pace {
         if error.abs() > self.worst && self.last > VirtualNs::SECOND {
             self.worst = error.abs();
         }
-        let cost = self.cost();
+        // The processor's speed of late, and how much of the time we have it in the longer run.
+        let cost = self.cost() * (self.long.wall / self.long.cpu).min(20.0);
         // A rate that is far off, and makes the error larger.
         let ratio = self.rate.0 as f64 / (1u64 << 32) as f64 / cost;
         let off = (ratio < 1.0 - STEEP && error > 0.0) || (ratio > 1.0 + STEEP && error < 0.0);
@@ -166,25 +191,34 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// Runs a guest that is always busy; `cost(host)` is the host's ns per instruction. Returns the largest error
-    /// after the first 300 ms and the number of rate changes.
-    fn busy(seconds: u64, slice: u64, cost: impl Fn(u64) -> f64) -> (u64, u32) {
+    /// Runs a guest that is always busy; `cost(host)` is the processor's ns per instruction, `away(host)` the time in
+    /// ns for which the processor is taken away after a slice. Returns the largest error after the first second and the
+    /// number of rate changes.
+    fn busy(
+        seconds: u64,
+        cost: impl Fn(u64) -> f64,
+        mut away: impl FnMut(u64) -> u64,
+    ) -> (u64, u32) {
         let mut pace = Pace::new();
         let (mut host, mut guest, mut changes, mut worst) = (0u64, 0f64, 0, 0f64);
-        let mut rate = pace.rate();
+        let (mut rate, mut looked) = (pace.rate(), 0);
         while host < seconds * 1000 * MS {
-            let instructions = (slice as f64 / pace.cost()).max(100.0);
-            let took = (instructions * cost(host)) as u64;
-            host += took;
+            let instructions = (MS as f64 / 4.0 / pace.cost()).max(100.0);
+            let cpu = (instructions * cost(host)) as u64;
+            let wall = cpu + away(host);
+            host += wall;
             guest += instructions * rate.0 as f64 / (1u64 << 32) as f64;
-            pace.ran(instructions as u64, took);
+            pace.ran(instructions as u64, wall, cpu);
             let target = pace.target(host);
-            if host > 300 * MS {
+            if host > 1000 * MS {
                 worst = worst.max((target as f64 - guest).abs());
             }
-            if let Some(new) = pace.adjust(target, guest as u64) {
-                rate = new;
-                changes += 1;
+            if host - looked >= MS {
+                looked = host;
+                if let Some(new) = pace.adjust(target, guest as u64) {
+                    rate = new;
+                    changes += 1;
+                }
             }
         }
         (worst as u64, changes)
@@ -193,7 +227,7 @@ mod tests {
     #[test]
     fn a_steady_host_needs_few_changes() {
         for cost in [1.3, 5.0, 8.0, 40.0] {
-            let (worst, changes) = busy(60, MS / 4, |_| cost);
+            let (worst, changes) = busy(60, |_| cost, |_| 0);
             assert!(worst < 20 * MS, "{cost}: {worst} ns");
             assert!(changes < 150, "{cost}: {changes} changes in a minute, worst {worst}");
         }
@@ -204,8 +238,8 @@ mod tests {
         let mut slices = crate::slices::Slices::new(1);
         let noise: Vec<f64> =
             (0..4096).map(|_| 0.8 + (slices.number() % 1000) as f64 / 2000.0).collect();
-        let (worst, changes) =
-            busy(60, MS / 4, |host| 7.0 * noise[(host / (7 * MS) % 4096) as usize]);
+        let cost = |host: u64| 7.0 * noise[(host / (7 * MS) % 4096) as usize];
+        let (worst, changes) = busy(60, cost, |_| 0);
         assert!(worst < 30 * MS, "{worst} ns");
         assert!(changes < 300, "{changes} changes in a minute");
     }
@@ -214,9 +248,26 @@ mod tests {
     fn a_sudden_change_of_speed_stays_within_bounds() {
         for (a, b) in [(2.0, 20.0), (20.0, 2.0), (3.0, 60.0)] {
             let phase = |host: u64| if (host / (1500 * MS)).is_multiple_of(2) { a } else { b };
-            let (worst, changes) = busy(30, MS / 4, phase);
+            let (worst, changes) = busy(30, phase, |_| 0);
             assert!(worst < 45 * MS, "{a} {b}: {worst} ns, {changes} changes");
             assert!(changes < 600, "{changes} changes, worst {worst}");
+        }
+    }
+
+    #[test]
+    fn a_shared_host_takes_the_processor_away() {
+        for (every, length) in [(6 * MS, 6 * MS), (3 * MS, 9 * MS), (40 * MS, 15 * MS)] {
+            let mut next = every;
+            let away = |host: u64| {
+                if host < next {
+                    return 0;
+                }
+                next = host + length + every;
+                length
+            };
+            let (worst, changes) = busy(60, |_| 6.0, away);
+            assert!(worst < 45 * MS, "{every} {length}: {worst} ns, {changes} changes");
+            assert!(changes < 600, "{every} {length}: {changes} changes");
         }
     }
 
