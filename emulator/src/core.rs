@@ -42,6 +42,12 @@ pub struct Core {
     pub fpu_blocked: bool,
     /// SSE instructions may fault for CR0 or CR4 reasons.
     pub sse_blocked: bool,
+    /// Alignment is checked (CR0.AM and RFLAGS.AC in ring 3).
+    pub align: bool,
+    /// A data or I/O breakpoint is enabled.
+    pub watching: bool,
+    /// DR6 bits of the breakpoints that the accesses of this instruction hit.
+    pub watch_hits: u64,
 }
 
 /// The part of the CPU's state that translation depends on.
@@ -80,6 +86,9 @@ impl Core {
             rip_mask: 0xFFFF_FFFF,
             fpu_blocked: false,
             sse_blocked: false,
+            align: false,
+            watching: false,
+            watch_hits: 0,
         };
         core.update_mode();
         core
@@ -186,7 +195,9 @@ impl Core {
         let user = cpu.cpl == 3;
         let align = user && cpu.cr0 & cr0::AM != 0 && cpu.flags.system & flags::AC != 0;
         let smap_off = cpu.flags.system & flags::AC != 0 || cpu.cr4 & cr4::SMAP == 0;
-        self.tlb.select(user, smap_off, align);
+        self.align = align;
+        self.watching = self.watches_data();
+        self.tlb.select(user, smap_off, align || self.watching);
     }
 
     /// Linear address of `offset` in `seg`, checked against type and limit (SDM 3A 5.3, 5.5).
@@ -212,7 +223,8 @@ impl Core {
             let top = if s.big() { 0xFFFF_FFFF } else { 0xFFFF };
             offset > u64::from(s.limit) && last <= top && last >= offset
         } else {
-            last <= u64::from(s.limit) && last >= offset
+            // With a limit of 4 GiB, CPUs wrap around (SDM 3A 5.3 leaves it open).
+            last <= u64::from(s.limit) || s.limit == u32::MAX
         };
         let real = self.cpu.real_segments();
         let type_ok = real || if write { s.kind() & 0xA == 2 } else { s.kind() & 0xA != 8 };

@@ -98,11 +98,11 @@ impl Engine {
             if core.icount >= core.limit {
                 return Exit::Next;
             }
-            let exit = self.run_blocks(core);
+            // Written since: by the last blocks, or by a device before this call.
             if core.ram.has_stale_code() {
                 self.drop_stale(core);
             }
-            match exit {
+            match self.run_blocks(core) {
                 Exit::Next => {}
                 Exit::Event => return Exit::Event,
                 Exit::Trap if core.cause == Cause::Alone => {
@@ -345,20 +345,19 @@ fn fetch_single(core: &mut Core, rip: u64) -> Result<Decoded, Trap> {
     }
     let here = (PAGE - at % PAGE).min(most);
     bytes[..here].copy_from_slice(&core.ram.bytes()[at..at + here]);
-    let mut have = here;
-    let mut decoded = decode::decode_single(&bytes[..have], core.mode);
-    let incomplete =
-        |d: &Decoded, have: usize| usize::from(d.ops[0].len) > have || d.ops[0].len == 0;
-    let undefined = decoded.ops[0].exec as usize == crate::exec::undefined as *const () as usize;
-    if here < most && (incomplete(&decoded, have) || undefined) {
-        // The rest lies on the next page, and is fetched only if the instruction needs it.
-        let next = core.code_address(rip.wrapping_add(here as u64));
-        let there = core.fetch_place(next)?;
-        bytes[here..most].copy_from_slice(&core.ram.bytes()[there..there + most - here]);
-        have = most;
-        decoded = decode::decode_single(&bytes[..have], core.mode);
-    } else if here == most && most < MAX_LENGTH && undefined {
+    if let Some(decoded) = decode::decode_single(&bytes[..here], core.mode) {
+        return Ok(decoded);
+    }
+    if here == most {
+        // The code segment ends within the instruction.
         return Err(core.fault(crate::exception::GP));
     }
-    Ok(decoded)
+    // The rest lies on the next page, and is fetched only if the instruction needs it.
+    let next = core.code_address(rip.wrapping_add(here as u64));
+    let there = core.fetch_place(next)?;
+    bytes[here..most].copy_from_slice(&core.ram.bytes()[there..there + most - here]);
+    match decode::decode_single(&bytes[..most], core.mode) {
+        Some(decoded) => Ok(decoded),
+        None => Err(core.fault(crate::exception::GP)),
+    }
 }

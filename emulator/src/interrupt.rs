@@ -148,6 +148,7 @@ impl Core {
     pub fn frame_push(&mut self, frame: &mut Frame, size: u64, value: u64) -> Result<(), Trap> {
         let sp = frame.sp.wrapping_sub(size) & frame.mask;
         let la = self.frame_address(frame, sp, size)?;
+        self.check_alignment(la, size)?;
         self.write_linear(la, &value.to_le_bytes()[..size as usize], By::Program)?;
         frame.sp = sp;
         Ok(())
@@ -156,6 +157,7 @@ impl Core {
     /// Pops `size` bytes.
     pub fn frame_pop(&mut self, frame: &mut Frame, size: u64) -> Result<u64, Trap> {
         let la = self.frame_address(frame, frame.sp, size)?;
+        self.check_alignment(la, size)?;
         let mut bytes = [0; 8];
         self.read_linear(la, &mut bytes[..size as usize], By::Program)?;
         frame.sp = frame.sp.wrapping_add(size) & frame.mask;

@@ -230,11 +230,16 @@ impl Machine {
         core.cpu.flags.system &= !crate::cpu::flags::RF;
         core.cpu.shadow = false;
         core.cpu.shadow_debug = false;
+        core.watch_hits = 0;
         let exit = self.engine.step(&mut self.core);
         let core = &mut self.core;
         if exit == Exit::Trap {
             core.cpu.shadow |= shadow && core.cause == Cause::Alone;
-        } else if trap && core.cpu.flags.system & TF != 0 {
+            return exit;
+        }
+        core.cpu.pending_debug |= core.watch_hits;
+        if trap && core.cpu.flags.system & TF != 0 && !core.cpu.shadow_debug {
+            // After MOV SS and POP SS the trap is lost, not late (SDM 3A 6.8.3).
             core.cpu.pending_debug |= 1 << 14;
         }
         exit

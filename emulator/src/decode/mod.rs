@@ -8,7 +8,9 @@ use crate::cpu::{BLOCK_RIP, FLAT, ZERO};
 use crate::exec::{self, Context, alu, branch, int, segment, string, system};
 use crate::op::{LOCK, Op};
 use alloc::vec::Vec;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+};
 
 /// Most instructions of a block.
 pub const MAX_INSTRUCTIONS: usize = 48;
@@ -33,15 +35,15 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
     let mut place = at;
     let mut start = at;
     while (out.count as usize) < most {
-        let Some(i) = one(&page[place..], place, mode) else { break };
-        let fits = place + i.len() <= page.len() && !i.is_invalid();
-        if !fits && i.is_invalid() && page.len() - place >= MAX_LENGTH {
-            // Truly undefined: an op that raises #UD ends the block.
-            out.push(&i, at, place, mode);
-            place += i.len();
+        let Some((i, error)) = one(&page[place..], place, mode) else { break };
+        if error == DecoderError::NoMoreBytes {
             break;
         }
-        if !fits {
+        if error != DecoderError::None {
+            // An op that raises #UD (or #GP for more than 15 bytes) ends the block.
+            out.push(&i, at, place, mode);
+            out.fail(too_long(&page[place..], mode));
+            place += i.len();
             break;
         }
         out.push(&i, at, place, mode);
@@ -78,23 +80,37 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
     Some(out)
 }
 
-/// Decodes the one instruction of `bytes` (at most 15, perhaps from two pages).
-pub fn decode_single(bytes: &[u8], mode: Mode) -> Decoded {
-    let mut out = Decoded::default();
-    match one(bytes, 0, mode) {
-        Some(i) => out.push(&i, 0, 0, mode),
-        None => out.push(&Instruction::default(), 0, 0, mode),
+/// Decodes the one instruction of `bytes` (at most 15, perhaps from two pages). `None` if it needs more bytes.
+pub fn decode_single(bytes: &[u8], mode: Mode) -> Option<Decoded> {
+    let (i, error) = one(bytes, 0, mode)?;
+    if error == DecoderError::NoMoreBytes {
+        return None;
     }
-    out
+    let mut out = Decoded::default();
+    out.push(&i, 0, 0, mode);
+    if error != DecoderError::None {
+        out.fail(too_long(bytes, mode));
+    }
+    Some(out)
 }
 
-fn one(bytes: &[u8], ip: usize, mode: Mode) -> Option<Instruction> {
+fn one(bytes: &[u8], ip: usize, mode: Mode) -> Option<(Instruction, DecoderError)> {
     if bytes.is_empty() {
         return None;
     }
     let bytes = &bytes[..bytes.len().min(MAX_LENGTH)];
     let mut decoder = Decoder::with_ip(mode.bits.into(), bytes, ip as u64, DecoderOptions::NONE);
-    Some(decoder.decode())
+    let mut i = decoder.decode();
+    // What is invalid has the length of the bytes that were looked at: all 15 if it is too long.
+    i.set_len(decoder.position());
+    Some((i, decoder.last_error()))
+}
+
+/// Whether invalid `bytes` are so because no instruction has more than 15 bytes: without the first
+/// prefix, they would need another byte.
+fn too_long(bytes: &[u8], mode: Mode) -> bool {
+    bytes.len() >= MAX_LENGTH
+        && matches!(one(&bytes[1..MAX_LENGTH], 0, mode), Some((_, DecoderError::NoMoreBytes)))
 }
 
 /// Whether nothing is decoded beyond this instruction.
@@ -179,20 +195,22 @@ impl Decoded {
         self.count += 1;
     }
 
+    /// Makes the last instruction raise #UD, or #GP(0) if it is too long (SDM 2A 2.3.11).
+    fn fail(&mut self, too_long: bool) {
+        if let Some(op) = self.ops.last_mut() {
+            op.exec = if too_long { exec::too_long } else { exec::undefined };
+        }
+    }
+
     /// Fuses CMP or TEST, just pushed, with the branch that follows.
     fn fuse(&mut self, i: &Instruction, rest: &[u8], place: usize, at: usize, mode: Mode) {
         if mode.bits != 64 || !matches!(i.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
             return;
         }
-        let Some(j) = rest.get(i.len()..).and_then(|b| one(b, place + i.len(), mode)) else {
-            return;
-        };
+        let following = rest.get(i.len()..).and_then(|b| one(b, place + i.len(), mode));
+        let Some((j, DecoderError::None)) = following else { return };
         let Some(op) = self.ops.last_mut() else { return };
-        let fits = j.len() <= rest.len() - i.len();
-        if j.is_invalid() || !fits || !j.is_jcc_short_or_near() {
-            return;
-        }
-        if j.op0_kind() != OpKind::NearBranch64 {
+        if !j.is_jcc_short_or_near() || j.op0_kind() != OpKind::NearBranch64 {
             return;
         }
         let Some(cc) = exec::condition_number(&j) else { return };
@@ -319,8 +337,9 @@ fn string_operand(op: &mut Op, i: &Instruction, n: u32, bits: u8, mode: Mode) {
 /// The number of a segment register, or FLAT where its base is 0 and no check is needed.
 fn segment_of(r: Register, mode: Mode) -> u8 {
     let n = segment::number(r).unwrap_or(FLAT) as u8;
-    // In 64-bit mode the base is 0 anyway; SS is kept because its faults are #SS.
-    if mode.bits == 64 || !mode.flat || matches!(r, Register::FS | Register::GS) {
+    // In 64-bit mode the base is 0 anyway; SS is kept because its faults are #SS. Writes through
+    // CS must fault, so it is never taken for flat data.
+    if mode.bits == 64 || !mode.flat || matches!(r, Register::FS | Register::GS | Register::CS) {
         n
     } else {
         FLAT as u8
@@ -329,7 +348,14 @@ fn segment_of(r: Register, mode: Mode) -> u8 {
 
 fn memory(op: &mut Op, i: &Instruction, start: usize, mode: Mode) {
     let (base, index) = (i.memory_base(), i.memory_index());
-    op.seg = segment_of(i.memory_segment(), mode);
+    let ignored = mode.bits == 64
+        && matches!(i.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS);
+    let segment = match base {
+        Register::RSP | Register::ESP | Register::RBP | Register::EBP if ignored => Register::SS,
+        _ if ignored => Register::DS,
+        _ => i.memory_segment(),
+    };
+    op.seg = segment_of(segment, mode);
     op.disp = i.memory_displacement64();
     let sized = if base != Register::None { base } else { index };
     op.address_bits = match sized {

@@ -124,7 +124,7 @@ fn call_m<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
         let rip = core.read_mem::<T, 1>(op)?.zx();
         let rip = check_target(core, rip)?;
         let back = core.next_rip(op);
-        core.push::<T>(op, T::of(back))?;
+        core.push_operand::<T>(op, T::of(back))?;
         Ok(rip)
     })
 }

@@ -44,9 +44,12 @@ fn bound<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let la = core.ea_any(op, 2 * T::SIZE, false)?;
         let low = T::load(core, op, la)?.sx() as i64;
-        let high = T::load(core, op, la.wrapping_add(T::SIZE))?.sx() as i64;
         let index = T::reg(&core.cpu, op.regs[0]).sx() as i64;
-        if index < low || index > high {
+        if index < low {
+            return Err(core.fault(exception::BR));
+        }
+        let high = T::load(core, op, la.wrapping_add(T::SIZE))?.sx() as i64;
+        if index > high {
             return Err(core.fault(exception::BR));
         }
         Ok(())

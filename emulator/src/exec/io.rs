@@ -35,12 +35,14 @@ impl Core {
 
     /// Reads a port; permission is checked already.
     pub fn port_in(&mut self, op: &Op, port: u16, size: u8) -> u32 {
+        self.watch_port(port, size);
         let now = self.now(op);
         self.board.port_read(&mut self.ram, now, port, size)
     }
 
     /// Writes a port; permission is checked already.
     pub fn port_out(&mut self, op: &Op, port: u16, size: u8, value: u32) {
+        self.watch_port(port, size);
         let now = self.now(op);
         self.board.port_write(&mut self.ram, now, port, size, value);
     }

@@ -183,6 +183,11 @@ pub fn undefined(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, _| Err(core.fault(exception::UD)))
 }
 
+/// Raises #GP(0): the instruction has more than 15 bytes.
+pub fn too_long(core: &mut Core, ops: &[Op]) -> Exit {
+    run(core, ops, |core, _| Err(core.fault(exception::GP)))
+}
+
 fn nothing(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |_, _| Ok(()))
 }
@@ -216,7 +221,14 @@ pub fn handler(i: &Instruction, context: Context) -> Handler {
         | M::Lfence
         | M::Sfence
         | M::Mfence => return nothing,
-        M::Reservednop => return nothing,
+        // Reserved NOPs, and what is one on a CPU without it.
+        M::Reservednop
+        | M::Prefetchwt1
+        | M::Prefetchit0
+        | M::Prefetchit1
+        | M::Cldemote
+        | M::Rdsspd
+        | M::Rdsspq => return nothing,
         _ => {}
     }
     let a = context.address;

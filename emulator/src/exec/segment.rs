@@ -418,7 +418,12 @@ fn arpl<const MEM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
             if v & 3 < source & 3 { ((v & !3) | (source & 3), true) } else { (v, false) }
         };
         let raised = if MEM {
-            core.modify_mem::<u16, 1, _>(op, |_, v| adjust(v))?
+            // Memory is written only if the RPL is raised.
+            let (v, raised) = adjust(core.read_mem::<u16, 1>(op)?);
+            if raised {
+                core.write_mem::<u16, 1>(op, v)?;
+            }
+            raised
         } else {
             let (v, raised) = adjust(u16::reg(&core.cpu, op.regs[0]));
             u16::set_reg(&mut core.cpu, op.regs[0], v);

@@ -101,7 +101,7 @@ fn push_m<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 
 impl Core {
     /// A push in an instruction whose memory operand may have another segment.
-    fn push_operand<T: Int>(&mut self, op: &Op, v: T) -> Result<(), Trap> {
+    pub fn push_operand<T: Int>(&mut self, op: &Op, v: T) -> Result<(), Trap> {
         let stack = Op { seg: cpu::SS as u8, ..*op };
         self.push::<T>(&stack, v)
     }
@@ -229,7 +229,15 @@ impl Core {
         let old = self.cpu.flags.get();
         let rf = if bits > 16 { RF } else { 0 };
         self.cpu.flags.set((old & !change & !rf) | (v & change));
+        self.trap_of(old);
         Ok(())
+    }
+
+    /// A single-step trap follows an instruction that began with TF, even if it cleared TF.
+    pub fn trap_of(&mut self, old_flags: u64) {
+        if old_flags & TF != 0 {
+            self.cpu.pending_debug |= 1 << 14;
+        }
     }
 
     /// POPF in virtual-8086 mode with IOPL < 3 (SDM 3A 20.2.7, 20.3.3.4).
@@ -269,6 +277,7 @@ fn enter<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
         // The final stack pointer must be writable (SDM 2A, ENTER) before anything is stored.
         let last = frame.wrapping_sub(level * T::SIZE).wrapping_sub(size) & mask;
         let last_la = core.stack_address(last, T::SIZE, true)?;
+        core.check_alignment(last_la, T::SIZE)?;
         core.probe_write(op, last_la, 1)?;
         T::store(core, op, la, old)?;
         let mut bp = core.cpu.regs[RBP] & mask;

@@ -68,10 +68,10 @@ fn once<T: Int, const K: u8>(core: &mut Core, op: &Op) -> Result<(), Trap> {
             T::store(core, op, to, v)?;
         }
         CMPS => {
-            let from = source(core, op, T::SIZE)?;
-            let a = T::load(core, op, from)?;
             let to = destination(core, op, T::SIZE, false)?;
             let b = T::load(core, op, to)?;
+            let from = source(core, op, T::SIZE)?;
+            let a = T::load(core, op, from)?;
             core.cpu.flags = compare::<T>(&core.cpu.flags, a, b);
         }
         STOS => {
@@ -195,12 +195,16 @@ fn bulk<T: Int, const K: u8>(core: &mut Core, op: &Op, most: u64) -> u64 {
 fn repeated<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     let op = &ops[0];
     let mask = op.address_mask();
+    let io = K == INS || K == OUTS;
+    // Permission is checked even if nothing is left to transfer.
+    if io && core.check_port(core.cpu.regs[RDX] as u16, T::SIZE as u16).is_err() {
+        return trap(core, op);
+    }
     if core.cpu.regs[RCX] & mask == 0 {
         let rip = core.next_rip(op);
         return leave(core, op, rip, Exit::Next);
     }
     let start = core.icount_of(op);
-    let io = K == INS || K == OUTS;
     // Something that may reach a device goes one by one, so that its interrupt is taken in time.
     let budget = if core.alone || io { 1 } else { core.limit.saturating_sub(start).max(1) };
     let mut done = 0;

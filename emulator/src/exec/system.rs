@@ -432,6 +432,7 @@ fn to_dr(core: &mut Core, ops: &[Op]) -> Exit {
             7 => (value & 0xFFFF_2BFF) | 0x400,
             _ => value,
         };
+        core.update_mode();
         Ok(())
     })
 }
@@ -493,7 +494,8 @@ fn invpcid(core: &mut Core, ops: &[Op]) -> Exit {
         let (pcid, la) = (descriptor as u64, (descriptor >> 64) as u64);
         let pcide = core.cpu.cr4 & cr4::PCIDE != 0;
         let bad = kind > 3
-            || (kind < 2 && (pcid >> 12 != 0 || (!pcide && pcid != 0)))
+            || pcid >> 12 != 0
+            || (kind < 2 && !pcide && pcid != 0)
             || (kind == 0 && !canonical(la));
         if bad {
             return Err(core.fault(exception::GP));
@@ -610,7 +612,7 @@ fn alignment_flag<const SET: bool>(core: &mut Core, ops: &[Op]) -> Exit {
             core.cpu.flags.system &= !AC;
         }
         let off = SET || core.cpu.cr4 & cr4::SMAP == 0;
-        core.tlb.select(false, off, false);
+        core.tlb.select(false, off, core.watching);
         Ok(())
     })
 }
@@ -715,7 +717,7 @@ pub fn handler(i: &Instruction, _context: Context) -> Option<Handler> {
         M::Smsw => sized!(operand_size(i), smsw),
         M::Invlpg => invlpg,
         M::Invpcid => invpcid,
-        M::Invd | M::Wbinvd => cache_flush,
+        M::Invd | M::Wbinvd | M::Wbnoinvd => cache_flush,
         M::Clflush => clflush,
         M::Swapgs => swapgs,
         M::Rdfsbase | M::Rdgsbase => sized!(size_of(i, 0), read_base),

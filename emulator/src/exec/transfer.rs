@@ -28,11 +28,13 @@ impl Core {
         Ok(())
     }
 
-    /// #GP(0) unless `rip` lies in the code segment `d`.
-    fn target_in(&mut self, d: &Descriptor, rip: u64) -> Result<(), Trap> {
+    /// `rip` as the code segment `d` has it: #GP(0) unless it lies there. Outside 64-bit mode the
+    /// upper half of a 64-bit offset counts for nothing.
+    fn target_in(&mut self, d: &Descriptor, rip: u64) -> Result<u64, Trap> {
         let long = self.cpu.long_mode() && d.long();
+        let rip = if long { rip } else { rip & 0xFFFF_FFFF };
         let ok = if long { canonical(rip) } else { rip <= u64::from(d.limit()) };
-        if ok { Ok(()) } else { Err(self.fault(exception::GP)) }
+        if ok { Ok(rip) } else { Err(self.fault(exception::GP)) }
     }
 
     fn enter_code(&mut self, d: &mut Descriptor, selector: u16, cpl: u8) -> Result<(), Trap> {
@@ -77,7 +79,7 @@ impl Core {
             return Err(self.fault_code(exception::GP, code_of(selector)));
         }
         self.direct_code(&d, selector)?;
-        self.target_in(&d, offset)?;
+        let offset = self.target_in(&d, offset)?;
         let cpl = self.cpu.cpl;
         if call {
             let mut frame = self.current_frame();
@@ -152,7 +154,7 @@ impl Core {
         if !d.present() {
             return Err(self.fault_code(exception::NP, code));
         }
-        self.target_in(&d, target)?;
+        let target = self.target_in(&d, target)?;
         let next = self.next_rip(op);
         let size = if long {
             8
@@ -170,6 +172,9 @@ impl Core {
         let new_cpl = if inner { d.dpl() } else { cpl };
         let mut frame =
             if inner { self.gate_stack(gate, size, new_cpl, long)? } else { self.current_frame() };
+        // The pushes are the inner ring's; a fault puts all of this back.
+        self.cpu.cpl = new_cpl;
+        self.update_mode();
         self.frame_push(&mut frame, size, old_cs.into())?;
         self.frame_push(&mut frame, size, next)?;
         if inner {
@@ -261,7 +266,7 @@ impl Core {
         if !d.present() {
             return Err(self.fault_code(exception::NP, code));
         }
-        self.target_in(&d, rip)?;
+        let rip = self.target_in(&d, rip)?;
         let from_64 = self.mode.bits == 64;
         let pops_stack = rpl > cpl || (drop.is_none() && from_64);
         if !pops_stack {
@@ -308,13 +313,13 @@ impl Core {
     }
 
     /// IRET (SDM 2A).
-    fn interrupt_return(&mut self, size: u64) -> Result<u64, Trap> {
+    fn interrupt_return(&mut self, size: u64, next: u64) -> Result<u64, Trap> {
         self.cpu.nmi_blocked = false;
         if self.cpu.real_segments() {
             return self.iret_real(size);
         }
         if self.cpu.flags.system & NT != 0 {
-            return self.iret_task();
+            return self.iret_task(next);
         }
         let old_cpl = self.cpu.cpl;
         let mut frame = self.current_frame();
@@ -341,6 +346,7 @@ impl Core {
         }
         let old = self.cpu.flags.get();
         self.cpu.flags.set((old & !change) | (flags & change));
+        self.trap_of(old);
         Ok(rip)
     }
 
@@ -382,7 +388,7 @@ impl Core {
         Ok(rip)
     }
 
-    fn iret_task(&mut self) -> Result<u64, Trap> {
+    fn iret_task(&mut self, next: u64) -> Result<u64, Trap> {
         if self.cpu.long_mode() {
             return Err(self.fault(exception::GP));
         }
@@ -398,6 +404,7 @@ impl Core {
         if !d.present() {
             return Err(self.fault_code(exception::NP, code));
         }
+        self.cpu.rip = next;
         self.switch_task(d, link, Why::Return)?;
         Ok(self.cpu.rip)
     }
@@ -465,7 +472,10 @@ fn far_ret<const SIZE: u64>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn iret<const SIZE: u64>(core: &mut Core, ops: &[Op]) -> Exit {
-    transfer(core, ops, |core, _| core.interrupt_return(SIZE))
+    transfer(core, ops, |core, op| {
+        let next = core.next_rip(op);
+        core.interrupt_return(SIZE, next)
+    })
 }
 
 fn memory_far<const CALL: bool>(i: &Instruction) -> Option<Handler> {

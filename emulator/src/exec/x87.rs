@@ -67,7 +67,7 @@ impl Fpu {
     /// Moves TOP.
     #[inline(always)]
     pub fn rotate(&mut self, by: u16) {
-        self.status = self.status & !TOP | (self.status + (by << 11)) & TOP;
+        self.status = self.status & !TOP | self.status.wrapping_add(by << 11) & TOP;
     }
 
     /// Empties ST0 and makes the next register ST0.

@@ -109,11 +109,20 @@ impl Core {
 
     /// Canonical form (64-bit mode) and alignment (CR0.AM).
     fn check_address(&mut self, op: &Op, la: u64, size: u64) -> Result<(), Trap> {
-        if self.mode.bits == 64 && !(canonical(la) && canonical(la.wrapping_add(size - 1))) {
+        let long = self.mode.bits == 64;
+        if !(long && !canonical(la)) {
+            self.check_alignment(la, size)?;
+        }
+        if long && !(canonical(la) && canonical(la.wrapping_add(size - 1))) {
             let stack = usize::from(op.seg) == cpu::SS;
             return Err(self.fault(if stack { exception::SS } else { exception::GP }));
         }
-        if !self.tlb.fillable() && size.is_power_of_two() && !la.is_multiple_of(size) {
+        Ok(())
+    }
+
+    /// #AC for an address that is not a multiple of `size`, where alignment is checked.
+    pub fn check_alignment(&mut self, la: u64, size: u64) -> Result<(), Trap> {
+        if self.align && size.is_power_of_two() && !la.is_multiple_of(size) {
             return Err(self.fault(exception::AC));
         }
         Ok(())
@@ -129,6 +138,9 @@ impl Core {
     /// # Errors
     /// A page fault, or the instruction must run alone.
     pub fn read_linear(&mut self, la: u64, out: &mut [u8], by: By) -> Result<(), Trap> {
+        if self.watching && by == By::Program {
+            self.watch_access(la, out.len() as u64, false);
+        }
         let first = out.len().min(PAGE - la as usize % PAGE);
         let here = self.place(la, false, by)?;
         if first == out.len() {
@@ -146,6 +158,9 @@ impl Core {
     /// # Errors
     /// A page fault, or the instruction must run alone.
     pub fn write_linear(&mut self, la: u64, bytes: &[u8], by: By) -> Result<(), Trap> {
+        if self.watching && by == By::Program {
+            self.watch_access(la, bytes.len() as u64, true);
+        }
         let first = bytes.len().min(PAGE - la as usize % PAGE);
         let here = self.place(la, true, by)?;
         if first == bytes.len() {

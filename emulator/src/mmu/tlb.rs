@@ -1,8 +1,8 @@
 //! The software TLB.
 //!
 //! Contract: a cache of page walks. Direct-mapped, four sets: supervisor with SMAP enforced,
-//! supervisor without, user, and user with alignment checks (never filled, so that every access
-//! takes the slow path). The low bits of a tag hold a revision: a new revision flushes everything,
+//! supervisor without, user, and one that is never filled, for alignment checks and data
+//! breakpoints, so that every access takes the slow path. The low bits of a tag hold a revision: a new revision flushes everything,
 //! and each process-context identifier has its own, so that a CR3 write need not flush.
 
 use alloc::boxed::Box;
@@ -69,11 +69,11 @@ impl Tlb {
         }
     }
 
-    /// Chooses the set for the privilege in force.
-    pub fn select(&mut self, user: bool, smap_off: bool, align: bool) {
-        let set = match (user, align) {
-            (true, true) => 3,
-            (true, false) => 2,
+    /// Chooses the set for the privilege in force; `slow` if every access must be looked at.
+    pub fn select(&mut self, user: bool, smap_off: bool, slow: bool) {
+        let set = match (slow, user) {
+            (true, _) => 3,
+            (false, true) => 2,
             _ => usize::from(smap_off),
         };
         self.set = set * ENTRIES;

@@ -5,9 +5,11 @@
 //! ([`compare`]) but for what the manuals leave undefined ([`undefined`]).
 #![deny(unsafe_code)]
 
+pub mod absent;
 pub mod compare;
 pub mod forms;
 pub mod generate;
+pub mod guest;
 pub mod layout;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod native;

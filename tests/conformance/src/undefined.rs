@@ -23,12 +23,16 @@ pub struct Open {
     pub flags: u64,
     /// General registers, by number.
     pub gpr: u16,
+    /// Upper halves of general registers, by number.
+    pub gpr_upper: u16,
     /// x87 status bits.
     pub x87_status: u16,
     /// x87 registers may differ in the last place.
     pub x87_last_place: bool,
     /// Single-precision lanes may differ by a relative error of 1.5 * 2^-12 each (SDM 2B, RCPPS).
     pub approximate: bool,
+    /// The instruction uses several stack slots, in no specified order: any of them may be the one that faults.
+    pub any_slot: bool,
     /// Bytes of the data window: offset and length.
     pub memory: Vec<(usize, usize)>,
 }
@@ -37,8 +41,13 @@ pub struct Open {
 pub fn open(generated: &Generated, outcome: &Outcome) -> Open {
     let i = &generated.instruction;
     let mut open = Open { flags: RF, ..Open::default() };
-    let faulted = outcome.event.vector != 3 && outcome.event.vector != 1;
-    if i.is_invalid() || faulted {
+    let faulted = outcome.state.rip == generated.case.state.rip;
+    if i.is_invalid() {
+        return open;
+    }
+    repeated(generated, faulted, &mut open);
+    if faulted {
+        slots(generated, &mut open);
         return open;
     }
     open.flags |= flags(generated);
@@ -77,6 +86,57 @@ pub fn open(generated: &Generated, outcome: &Outcome) -> Open {
         _ => {}
     }
     open
+}
+
+/// Repeated string instructions.
+fn repeated(generated: &Generated, faulted: bool, open: &mut Open) {
+    let i = &generated.instruction;
+    if !i.is_string_instruction() || !(i.has_rep_prefix() || i.has_repne_prefix()) {
+        return;
+    }
+    // A fault in CMPS or SCAS restores the flags of before the first iteration (SDM 2B, REP); here each iteration is
+    // an instruction of its own, and the flags are overwritten when it is repeated.
+    if faulted {
+        open.flags |= CF | PF | AF | ZF | SF | OF;
+    }
+    // Without an iteration, some CPUs clear the upper halves of registers used as 32 bits and some do not.
+    let narrow = (0..i.op_count())
+        .any(|n| matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
+    if narrow {
+        open.gpr_upper = 1 << state::RSI | 1 << state::RDI | 1 << state::RCX;
+    }
+}
+
+/// Instructions that use several stack slots.
+fn slots(generated: &Generated, open: &mut Open) {
+    let i = &generated.instruction;
+    open.any_slot = matches!(
+        i.mnemonic(),
+        Mnemonic::Retf
+            | Mnemonic::Iret
+            | Mnemonic::Iretd
+            | Mnemonic::Iretq
+            | Mnemonic::Pusha
+            | Mnemonic::Pushad
+            | Mnemonic::Popa
+            | Mnemonic::Popad
+            | Mnemonic::Call
+    );
+    match i.mnemonic() {
+        // What a call pushed before its target turned out to be wrong stays or not.
+        Mnemonic::Call => {
+            let top = generated.case.state.gpr[state::RSP].wrapping_sub(DATA + 32);
+            open.memory.push((top.min(crate::layout::DATA_SIZE) as usize, 32));
+        }
+        // Likewise the registers that POPA has popped.
+        Mnemonic::Popa | Mnemonic::Popad => open.gpr = 0xFF & !(1 << state::RSP),
+        _ => {}
+    }
+    if i.mnemonic() == Mnemonic::Enter {
+        // What was pushed before the fault stays or not.
+        open.any_slot = true;
+        open.memory.push((0, crate::layout::DATA_SIZE as usize));
+    }
 }
 
 /// The memory operand's place in the data window, from the registers before the instruction.
