@@ -417,7 +417,7 @@ impl Lapic {
         self.timer = match self.timer {
             Timer::Counting(start) if self.periodic() && self.initial_count != 0 => {
                 let period = self.period_ns();
-                Timer::Counting(VirtualNs(now.0 - now.0.wrapping_sub(start.0) % period))
+                Timer::Counting(VirtualNs(now.0.wrapping_sub(now.0.wrapping_sub(start.0) % period)))
             }
             _ => Timer::Stopped,
         };
