@@ -293,11 +293,16 @@ impl Board {
     }
 
     fn set_deadline(&mut self) {
-        let pit = self.pit_deadline();
-        let timers = [self.lapic.deadline(), self.rtc.deadline(), self.pm.deadline(), pit];
-        let uarts = self.uarts.iter().map(Uart16550::deadline);
-        let nics = self.nics.iter().map(E1000::deadline);
-        self.deadline = timers.into_iter().chain(uarts).chain(nics).flatten().min();
+        let mut deadline = VirtualNs::earlier(self.lapic.deadline(), self.rtc.deadline());
+        deadline = VirtualNs::earlier(deadline, self.pm.deadline());
+        deadline = VirtualNs::earlier(deadline, self.pit_deadline());
+        for uart in &self.uarts {
+            deadline = VirtualNs::earlier(deadline, uart.deadline());
+        }
+        for nic in &self.nics {
+            deadline = VirtualNs::earlier(deadline, nic.deadline());
+        }
+        self.deadline = deadline;
     }
 
     /// Whether INTR is asserted to the CPU: a LAPIC vector above TPR, or ExtINT from the PIC.

@@ -27,6 +27,17 @@ impl VirtualNs {
         Self(self.0.saturating_add(ns))
     }
 
+    /// The earlier of two times, where `None` is never.
+    #[inline]
+    #[must_use]
+    pub const fn earlier(a: Option<Self>, b: Option<Self>) -> Option<Self> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(if a.0 < b.0 { a } else { b }),
+            (Some(at), None) | (None, Some(at)) => Some(at),
+            (None, None) => None,
+        }
+    }
+
     /// Ticks of a clock of `hz` hertz that have passed at this time, rounded down.
     #[must_use]
     pub const fn ticks(self, hz: u64) -> u64 {

@@ -9,20 +9,11 @@ use crate::pci::functions;
 use crate::time::VirtualNs;
 use serde::{Deserialize, Serialize};
 
-/// Who pulls at an ISA interrupt line: the lines are wired-OR, so each keeps its own word.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
-    /// Chips with a line of their own.
-    Isa,
-    /// COM3 and COM4, which share the lines of COM1 and COM2.
-    SecondSerial,
-    /// PCI, by the ISA bridge's routing.
-    Pci,
-    /// The power management function's SCI.
-    Sci,
-}
-
+/// Who pulls at an ISA interrupt line; the lines are wired-OR, so each keeps its own word: chips
+/// with a line of their own; COM3 and COM4, which share the lines of COM1 and COM2; PCI by the ISA
+/// bridge's routing; SCI.
 const SOURCES: usize = 4;
+const PCI: usize = 2;
 /// ISA interrupt lines.
 const IRQ_TIMER: u8 = 0;
 const IRQ_KEYBOARD: u16 = 1;
@@ -44,13 +35,13 @@ pub(super) struct IsaLines {
 }
 
 impl Board {
-    /// Sets all lines that `source` drives.
-    pub(super) fn set_isa_lines(&mut self, source: Source, lines: u16) {
-        if self.isa.by_source[source as usize] == lines {
+    /// Takes the lines of every source; the PCI ones are those of the last [`Board::wire_pci`].
+    fn set_isa_lines(&mut self, by_source: [u16; SOURCES]) {
+        if by_source == self.isa.by_source {
             return;
         }
-        self.isa.by_source[source as usize] = lines;
-        let asserted = self.isa.by_source.iter().fold(0, |all, lines| all | lines);
+        self.isa.by_source = by_source;
+        let asserted = by_source.into_iter().fold(0, |all, lines| all | lines);
         let mut changed = asserted ^ self.isa.asserted;
         self.isa.asserted = asserted;
         while changed != 0 {
@@ -85,9 +76,9 @@ impl Board {
             | u16::from(self.ferr) << IRQ_FERR
             | u16::from(self.ide.interrupt(0)) << IRQ_IDE
             | u16::from(self.ide.interrupt(1)) << (IRQ_IDE + 1);
-        self.set_isa_lines(Source::Isa, isa);
-        self.set_isa_lines(Source::SecondSerial, second);
-        self.set_isa_lines(Source::Sci, u16::from(self.pm.sci()) << IRQ_SCI);
+        let sci = u16::from(self.pm.sci()) << IRQ_SCI;
+        let pci = self.isa.by_source[PCI];
+        self.set_isa_lines([isa, second, pci, sci]);
     }
 
     /// Takes the network cards' interrupt pins through PIRQA-PIRQD. Comes after everything that
@@ -104,7 +95,9 @@ impl Board {
 
     /// Takes PIRQA-PIRQD to the ISA lines.
     pub(super) fn route_pci(&mut self) {
-        self.set_isa_lines(Source::Pci, self.pci.isa_interrupts());
+        let mut by_source = self.isa.by_source;
+        by_source[PCI] = self.pci.isa_interrupts();
+        self.set_isa_lines(by_source);
     }
 
     /// Takes what the PIT's channel 0 did since the last time. Comes before and after each access

@@ -102,11 +102,13 @@ impl AcpiPm {
     }
 
     /// The system control interrupt: level, IRQ 9.
+    #[inline]
     pub fn sci(&self) -> bool {
         self.control & SCI_EN != 0 && self.status & self.enable != 0
     }
 
     /// When the timer's overflow raises SCI.
+    #[inline]
     pub fn deadline(&self) -> Option<VirtualNs> {
         let waits = self.control & SCI_EN != 0
             && self.enable & STS_TIMER != 0

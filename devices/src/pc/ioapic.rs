@@ -41,12 +41,25 @@ pub struct IoApic {
     lines: u32,
     /// Edges that wait for delivery.
     edges: u32,
+    /// Pins by the bits of their entries, for a quick look.
+    masked: u32,
+    level: u32,
+    remote_irr: u32,
     redirection: [u64; PINS as usize],
 }
 
 impl Default for IoApic {
     fn default() -> Self {
-        Self { id: 0, select: 0, lines: 0, edges: 0, redirection: [MASKED; PINS as usize] }
+        Self {
+            id: 0,
+            select: 0,
+            lines: 0,
+            edges: 0,
+            masked: (1 << PINS) - 1,
+            level: 0,
+            remote_irr: 0,
+            redirection: [MASKED; PINS as usize],
+        }
     }
 }
 
@@ -63,6 +76,7 @@ impl IoApic {
     }
 
     /// Whether `pin` is unmasked.
+    #[inline]
     pub fn unmasked(&self, pin: u8) -> bool {
         self.redirection[usize::from(pin)] & MASKED == 0
     }
@@ -72,29 +86,32 @@ impl IoApic {
         self.redirection[usize::from(pin)] & LEVEL != 0
     }
 
-    fn waits(&self, pin: usize) -> bool {
+    /// The pins that want to send.
+    #[inline]
+    fn waiting(&self) -> u32 {
+        let levels = self.lines & self.level & !self.remote_irr;
+        (levels | self.edges & !self.level) & !self.masked
+    }
+
+    fn classify(&mut self, pin: usize) {
         let entry = self.redirection[pin];
-        if entry & MASKED != 0 {
-            return false;
-        }
-        if entry & LEVEL != 0 {
-            self.lines >> pin & 1 != 0 && entry & REMOTE_IRR == 0
-        } else {
-            self.edges >> pin & 1 != 0
-        }
+        let set = |bits: &mut u32, flag: u64| {
+            *bits = *bits & !(1 << pin) | u32::from(entry & flag != 0) << pin;
+        };
+        set(&mut self.masked, MASKED);
+        set(&mut self.level, LEVEL);
+        set(&mut self.remote_irr, REMOTE_IRR);
     }
 
     /// Offers each message that wants to go out to `deliver`, which says whether a local APIC
     /// accepted it. A level-triggered one that nobody accepts is tried again at the next call.
     pub fn service(&mut self, mut deliver: impl FnMut(Message) -> bool) {
-        let mut candidates = self.lines | self.edges;
-        while candidates != 0 {
-            let pin = candidates.trailing_zeros() as usize;
-            candidates &= candidates - 1;
-            if !self.waits(pin) {
-                continue;
-            }
-            let entry = &mut self.redirection[pin];
+        let mut waiting = self.waiting();
+        while waiting != 0 {
+            let pin = waiting.trailing_zeros() as usize;
+            waiting &= waiting - 1;
+            // Only pins that exist are ever classified as unmasked.
+            let Some(entry) = self.redirection.get_mut(pin) else { break };
             let message = Message {
                 vector: *entry as u8,
                 delivery: (*entry >> 8 & 7) as u8,
@@ -106,14 +123,17 @@ impl IoApic {
                 *entry |= REMOTE_IRR;
             }
             self.edges &= !(1 << pin);
+            self.classify(pin);
         }
     }
 
     /// An EOI for `vector` from a local APIC.
     pub fn end_of_interrupt(&mut self, vector: u8) {
-        for entry in &mut self.redirection {
+        for pin in 0..usize::from(PINS) {
+            let entry = &mut self.redirection[pin];
             if *entry & LEVEL != 0 && *entry as u8 == vector {
                 *entry &= !REMOTE_IRR;
+                self.classify(pin);
             }
         }
     }
@@ -153,6 +173,7 @@ impl IoApic {
                 } else {
                     self.edges &= !(1 << pin);
                 }
+                self.classify(pin);
             }
             _ => {}
         }

@@ -257,6 +257,7 @@ impl Pic8259 {
     }
 
     /// Whether a rising edge on master input `irq` (0-7) can be seen at once by the CPU.
+    #[inline]
     pub fn unmasked(&self, irq: u8) -> bool {
         self.master.imr & (1 << irq) == 0
     }

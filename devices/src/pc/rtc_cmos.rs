@@ -180,6 +180,7 @@ impl RtcCmos {
     }
 
     /// The interrupt line (IRQ 8).
+    #[inline]
     pub fn irq(&self) -> bool {
         self.flags & self.cmos[REG_B] & (PERIODIC | ALARM | UPDATE) != 0
     }

@@ -178,12 +178,10 @@ impl Uart16550 {
     }
 
     /// When a character arrives or times out.
+    #[inline]
     pub fn deadline(&self) -> Option<VirtualNs> {
         let timeout = self.timeout.filter(|_| self.ier & IER_RX != 0);
-        match (self.arrival, timeout) {
-            (Some(arrival), Some(timeout)) => Some(arrival.min(timeout)),
-            (arrival, timeout) => arrival.or(timeout),
-        }
+        VirtualNs::earlier(self.arrival, timeout)
     }
 
     /// Lets what is due happen; otherwise does nothing.
@@ -211,6 +209,7 @@ impl Uart16550 {
     }
 
     /// The interrupt line: OUT2 enables its driver, as on the PC's serial adapter.
+    #[inline]
     pub fn irq(&self) -> bool {
         self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && self.pending() != 0x01
     }

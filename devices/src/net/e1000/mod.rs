@@ -130,8 +130,9 @@ impl Delay {
     }
 }
 
+#[inline]
 fn earliest<const N: usize>(times: [Option<VirtualNs>; N]) -> Option<VirtualNs> {
-    times.into_iter().flatten().min()
+    times.into_iter().fold(None, VirtualNs::earlier)
 }
 
 /// One card.

@@ -92,12 +92,14 @@ impl Default for I8042 {
 
 impl I8042 {
     /// The keyboard's interrupt line (IRQ 1).
+    #[inline]
     pub fn keyboard_irq(&self) -> bool {
         let full = self.output.is_some_and(|(_, from)| from != From::Mouse);
         full && self.ram[0] & CCB_KEYBOARD_INTERRUPT != 0
     }
 
     /// The mouse's interrupt line (IRQ 12).
+    #[inline]
     pub fn mouse_irq(&self) -> bool {
         let full = self.output.is_some_and(|(_, from)| from == From::Mouse);
         full && self.ram[0] & CCB_MOUSE_INTERRUPT != 0
