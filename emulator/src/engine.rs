@@ -14,65 +14,69 @@ use alloc::vec;
 use alloc::vec::Vec;
 use devices::ram::PAGE;
 
-/// Entries of the table from RIP to block.
-const RECENT: usize = 1 << 12;
+/// Entries of the table from address to block.
+const RECENT: usize = 1 << 14;
 /// Buckets of the table from place to block.
 const BUCKETS: usize = 1 << 15;
 /// No block.
 const NONE: u32 = u32::MAX;
 /// The cache is emptied when it holds this many decoded instructions (48 bytes each).
 const MAX_OPS: usize = 800_000;
-/// … or this many blocks, dropped ones included.
-const MAX_BLOCKS: usize = 300_000;
 
 /// Decoded instructions at one place.
 struct Block {
-    ops: Box<[Op]>,
-    count: u32,
-    /// Offset in RAM of the first byte.
-    at: u32,
-    page_high: u32,
+    /// Where they are in `ops`.
+    start: u32,
+    len: u16,
+    /// How many instructions they retire.
+    count: u16,
+    /// Offset in RAM of the first byte; `usize::MAX` once dropped.
+    at: usize,
     mode: Mode,
     /// Next block in the same bucket.
     next: u32,
 }
 
-/// A block by the address it was last found at.
+/// A block by the linear address it was last found at.
 #[derive(Clone, Copy)]
+#[repr(align(32))]
 struct Recent {
     la: u64,
     key: u64,
-    block: u32,
+    start: u32,
+    len: u16,
+    count: u16,
 }
 
 /// Blocks, and the ways to find them.
 pub struct Engine {
+    ops: Vec<Op>,
     blocks: Vec<Block>,
     buckets: Box<[u32]>,
     recent: Box<[Recent; RECENT]>,
     /// Blocks that have instructions on a RAM page, by page number.
     pages: Vec<Vec<u32>>,
-    ops: usize,
     /// Changes when blocks are dropped.
     epoch: u64,
-    key: u64,
+    /// Conditions under which entries of `recent` hold, for the two halves of the address space.
+    keys: [u64; 2],
     key_parts: (u64, u64, bool),
 }
 
-const UNUSED: Recent = Recent { la: 0, key: 0, block: NONE };
+const UNUSED: Recent = Recent { la: 0, key: 0, start: 0, len: 0, count: 0 };
 
 impl Engine {
     /// An empty cache for `pages` pages of memory.
     pub fn new(pages: usize) -> Self {
         let recent = vec![UNUSED; RECENT].into_boxed_slice();
         Self {
+            ops: Vec::with_capacity(MAX_OPS + MAX_INSTRUCTIONS),
             blocks: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
             recent: recent.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
             pages: vec![Vec::new(); pages],
-            ops: 0,
             epoch: 0,
-            key: 1,
+            keys: [1; 2],
             key_parts: (0, 0, true),
         }
     }
@@ -80,15 +84,13 @@ impl Engine {
     /// Drops every block.
     pub fn clear(&mut self, core: &mut Core) {
         for (page, blocks) in self.pages.iter_mut().enumerate() {
-            if !blocks.is_empty() {
-                core.ram.clear_code(page * PAGE);
-                *blocks = Vec::new();
-            }
+            *blocks = Vec::new();
+            core.ram.clear_code(page * PAGE);
         }
+        self.ops.clear();
         self.blocks.clear();
         self.buckets.fill(NONE);
         self.recent.fill(UNUSED);
-        self.ops = 0;
         self.epoch += 1;
     }
 
@@ -124,29 +126,26 @@ impl Engine {
             let rip = core.cpu.rip;
             let la = core.code_address(rip);
             let slot = &self.recent[hash(la)];
-            let id = if slot.la == la && slot.key == self.key {
-                slot.block
+            let found = if slot.la == la && slot.key == self.keys[(la >> 63) as usize] {
+                *slot
             } else {
                 match self.find(core, rip) {
-                    Ok(id) => id,
+                    Ok(found) => found,
                     Err(Trap) => return Exit::Trap,
                 }
             };
-            if id == NONE {
-                // An instruction that cannot be cached here.
-                return match self.step_plain(core) {
-                    Exit::Next => Exit::Next,
-                    other => other,
-                };
-            }
-            let block = &self.blocks[id as usize];
+            let start = found.start as usize;
+            let Some(ops) = self.ops.get(start..start + usize::from(found.len)) else {
+                return self.step_plain(core);
+            };
+            let Some(first) = ops.first() else { return self.step_plain(core) };
             loop {
                 let left = core.limit - core.icount;
-                if left < u64::from(block.count) {
-                    return if left == 0 { Exit::Next } else { self.run_tail(core, id, left) };
+                if left < u64::from(found.count) {
+                    return if left == 0 { Exit::Next } else { self.run_tail(core, found, left) };
                 }
                 core.cpu.regs[BLOCK_RIP] = rip;
-                let exit = (block.ops[0].exec)(core, &block.ops);
+                let exit = (first.exec)(core, ops);
                 if exit != Exit::Next {
                     return exit;
                 }
@@ -158,15 +157,16 @@ impl Engine {
     }
 
     /// Runs the first `left` instructions of a block that is longer.
-    fn run_tail(&mut self, core: &mut Core, id: u32, left: u64) -> Exit {
-        let block = &self.blocks[id as usize];
+    fn run_tail(&mut self, core: &mut Core, found: Recent, left: u64) -> Exit {
+        let start = found.start as usize;
+        let ops = &self.ops[start..start + usize::from(found.len)];
         let whole = |op: &&Op| u64::from(op.index) + u64::from(op.count) <= left;
-        let n = block.ops.iter().take_while(whole).count();
+        let n = ops.iter().take_while(whole).count();
         if n == 0 {
             return self.step_plain(core);
         }
         core.cpu.regs[BLOCK_RIP] = core.cpu.rip;
-        (block.ops[0].exec)(core, &block.ops[..n])
+        (ops[0].exec)(core, &ops[..n])
     }
 
     /// Executes one instruction by itself, with devices and code pages in reach.
@@ -200,15 +200,18 @@ impl Engine {
             self.key_parts = other;
             self.recent.fill(UNUSED);
         }
-        self.key = core.tlb.world() << 5 | mode;
+        self.keys = core.tlb.worlds().map(|world| world << 5 | mode);
     }
 
-    /// Looks the block at `rip` up by its place, or decodes it. `NONE`: execute singly.
+    /// Looks the block at `rip` up by its place, or decodes it.
     #[inline(never)]
-    fn find(&mut self, core: &mut Core, rip: u64) -> Result<u32, Trap> {
+    fn find(&mut self, core: &mut Core, rip: u64) -> Result<Recent, Trap> {
+        core.cpu.regs[BLOCK_RIP] = rip;
         if core.mode.bits != 64 && rip > u64::from(core.cpu.segs[CS].limit) {
-            core.cpu.regs[BLOCK_RIP] = rip;
             return Err(core.fault(crate::exception::GP));
+        }
+        if self.ops.len() > MAX_OPS {
+            self.clear(core);
         }
         let la = core.code_address(rip);
         let at = core.fetch_place(la)?;
@@ -216,26 +219,28 @@ impl Engine {
         let mut id = self.buckets[bucket];
         while id != NONE {
             let b = &self.blocks[id as usize];
-            if b.place() == at && b.mode == core.mode {
+            if b.at == at && b.mode == core.mode {
                 break;
             }
             id = b.next;
         }
         if id == NONE {
             id = self.translate(core, rip, at, bucket);
-            if id == NONE {
-                return Ok(NONE);
-            }
         }
-        self.recent[hash(la)] = Recent { la, key: self.key, block: id };
-        Ok(id)
+        let (start, len, count) = if id == NONE {
+            self.translate_single(core, rip)?
+        } else {
+            let b = &self.blocks[id as usize];
+            (b.start, b.len, b.count)
+        };
+        // After the walks: they may have changed the world.
+        self.refresh_key(core);
+        let found = Recent { la, key: self.keys[(la >> 63) as usize], start, len, count };
+        self.recent[hash(la)] = found;
+        Ok(found)
     }
 
     fn translate(&mut self, core: &mut Core, rip: u64, at: usize, bucket: usize) -> u32 {
-        if self.ops > MAX_OPS || self.blocks.len() > MAX_BLOCKS {
-            self.clear(core);
-            self.refresh_key(core);
-        }
         let start = at & !(PAGE - 1);
         let mut end = start + PAGE;
         if core.mode.bits != 64 {
@@ -246,26 +251,42 @@ impl Engine {
         let page = &core.ram.bytes()[start..end.min(core.ram.bytes().len())];
         let decoded = decode::decode(page, at - start, core.mode, MAX_INSTRUCTIONS);
         let Some(decoded) = decoded else { return NONE };
-        if !core.ram.has_code(start) {
-            core.tlb.forget_writes_to(start);
-        }
         for &(from, to) in &decoded.ranges {
             let first = (at as i64 + i64::from(from)) as usize;
-            core.ram.mark_code(first, (to - from) as usize);
+            mark_code(core, first, (to - from) as usize);
         }
         let id = self.blocks.len() as u32;
-        self.ops += decoded.ops.len();
         self.blocks.push(Block {
-            ops: decoded.ops.into_boxed_slice(),
-            count: decoded.count,
-            at: at as u32,
-            page_high: (at as u64 >> 32) as u32,
+            start: self.ops.len() as u32,
+            len: decoded.ops.len() as u16,
+            count: decoded.count as u16,
+            at,
             mode: core.mode,
             next: self.buckets[bucket],
         });
+        self.ops.extend_from_slice(&decoded.ops);
         self.buckets[bucket] = id;
         self.pages[at / PAGE].push(id);
         id
+    }
+
+    /// Decodes the one instruction at `rip`, which crosses a page. It is found by its linear
+    /// address only.
+    fn translate_single(&mut self, core: &mut Core, rip: u64) -> Result<(u32, u16, u16), Trap> {
+        let decoded = fetch_single(core, rip)?;
+        let len = usize::from(decoded.ops[0].len);
+        let la = core.code_address(rip);
+        let at = core.fetch_place(la)?;
+        let here = len.min(PAGE - at % PAGE);
+        mark_code(core, at, here);
+        if here < len {
+            let next = core.code_address(rip.wrapping_add(here as u64));
+            let there = core.fetch_place(next)?;
+            mark_code(core, there, len - here);
+        }
+        let start = self.ops.len() as u32;
+        self.ops.extend_from_slice(&decoded.ops);
+        Ok((start, decoded.ops.len() as u16, decoded.count as u16))
     }
 
     /// Drops the blocks of pages whose code was overwritten.
@@ -282,10 +303,9 @@ impl Engine {
 
     fn unlink(&mut self, id: u32) {
         let block = &mut self.blocks[id as usize];
-        self.ops = self.ops.saturating_sub(block.ops.len());
-        let bucket = place_hash(block.place(), block.mode);
+        let bucket = place_hash(block.at, block.mode);
         let next = block.next;
-        block.ops = Box::default();
+        block.at = usize::MAX;
         if self.buckets[bucket] == id {
             self.buckets[bucket] = next;
             return;
@@ -302,15 +322,17 @@ impl Engine {
     }
 }
 
-impl Block {
-    fn place(&self) -> usize {
-        self.at as usize | (self.page_high as usize) << 32
+/// Records that code was decoded, so that stores to it are noticed.
+fn mark_code(core: &mut Core, at: usize, len: usize) {
+    if !core.ram.has_code(at) {
+        core.tlb.forget_writes_to(at & !(PAGE - 1));
     }
+    core.ram.mark_code(at, len);
 }
 
 #[inline(always)]
 fn hash(la: u64) -> usize {
-    ((la ^ la >> 12) as usize) & (RECENT - 1)
+    ((la ^ la >> 14) as usize) & (RECENT - 1)
 }
 
 fn place_hash(at: usize, mode: Mode) -> usize {
@@ -322,11 +344,7 @@ impl Core {
     /// Linear address of an offset in CS.
     #[inline(always)]
     pub fn code_address(&self, rip: u64) -> u64 {
-        if self.mode.bits == 64 {
-            rip
-        } else {
-            self.cpu.segs[CS].base.wrapping_add(rip) & 0xFFFF_FFFF
-        }
+        self.seg_base[CS].wrapping_add(rip) & self.rip_mask
     }
 }
 

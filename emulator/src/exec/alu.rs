@@ -1,7 +1,7 @@
 //! ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, INC, DEC, NEG, NOT, and CMP or TEST fused with a
 //! conditional branch.
 
-use super::int::Int;
+use super::int::{Int, WIDE};
 use super::{Form, form, operand_size};
 use crate::core::Core;
 use crate::cpu::flags::Flags;
@@ -77,6 +77,23 @@ fn ri<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn rm<T: Int, const A: u8, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == WIDE
+        && let Some(b) = T::load_fast(core, core.wide(&ops[0]))
+    {
+        let op = &ops[0];
+        let a = T::reg(&core.cpu, op.regs[0]);
+        let (r, flags) = alu::<T, K>(&core.cpu.flags, a, b);
+        core.cpu.flags = flags;
+        if K < CMP {
+            T::set_reg(&mut core.cpu, op.regs[0], r);
+        }
+        return next(core, ops);
+    }
+    rm_slow::<T, A, K>(core, ops)
+}
+
+#[inline(never)]
+fn rm_slow<T: Int, const A: u8, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let b = core.read_mem::<T, A>(op)?;
         let a = T::reg(&core.cpu, op.regs[0]);
@@ -91,6 +108,26 @@ fn rm<T: Int, const A: u8, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 
 /// Memory and register or immediate (`IMM`).
 fn mx<T: Int, const A: u8, const K: u8, const IMM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == WIDE {
+        let op = &ops[0];
+        let b = if IMM { T::of(op.imm) } else { T::reg(&core.cpu, op.regs[1]) };
+        let la = core.wide(op);
+        let old = core.cpu.flags;
+        let flags = if K >= CMP {
+            T::load_fast(core, la).map(|a| alu::<T, K>(&old, a, b).1)
+        } else {
+            T::modify_fast(core, la, |a| alu::<T, K>(&old, a, b))
+        };
+        if let Some(flags) = flags {
+            core.cpu.flags = flags;
+            return next(core, ops);
+        }
+    }
+    mx_slow::<T, A, K, IMM>(core, ops)
+}
+
+#[inline(never)]
+fn mx_slow<T: Int, const A: u8, const K: u8, const IMM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let b = if IMM { T::of(op.imm) } else { T::reg(&core.cpu, op.regs[1]) };
         if K >= CMP {
@@ -279,31 +316,43 @@ fn fused_ri<T: Int, const K: u8, const C: u8>(core: &mut Core, ops: &[Op]) -> Ex
     branch_if(core, ops, holds::<T, K, C>(a, b, &flags))
 }
 
-fn fused_mem<T: Int, const A: u8, const K: u8, const C: u8>(
+/// Memory with an immediate (`FORM` 0), a register (1), or a register with memory (2).
+fn fused_mem<T: Int, const K: u8, const C: u8, const FORM: u8>(
     core: &mut Core,
     ops: &[Op],
-    reg: impl FnOnce(&Core, &Op) -> T,
-    swap: bool,
+) -> Exit {
+    match T::load_fast(core, core.wide(&ops[0])) {
+        Some(m) => fused_with::<T, K, C, FORM>(core, ops, m),
+        None => fused_slow::<T, K, C, FORM>(core, ops),
+    }
+}
+
+#[inline(never)]
+fn fused_slow<T: Int, const K: u8, const C: u8, const FORM: u8>(
+    core: &mut Core,
+    ops: &[Op],
+) -> Exit {
+    match core.read_mem::<T, 0>(&ops[0]) {
+        Ok(m) => fused_with::<T, K, C, FORM>(core, ops, m),
+        Err(_) => trap(core, &ops[0]),
+    }
+}
+
+#[inline(always)]
+fn fused_with<T: Int, const K: u8, const C: u8, const FORM: u8>(
+    core: &mut Core,
+    ops: &[Op],
+    m: T,
 ) -> Exit {
     let op = &ops[0];
-    let Ok(m) = core.read_mem::<T, A>(op) else { return trap(core, op) };
-    let r = reg(core, op);
-    let (a, b) = if swap { (r, m) } else { (m, r) };
+    let (a, b) = match FORM {
+        0 => (m, T::of(op.imm)),
+        1 => (m, T::reg(&core.cpu, op.regs[1])),
+        _ => (T::reg(&core.cpu, op.regs[0]), m),
+    };
     let flags = alu::<T, K>(&core.cpu.flags, a, b).1;
     core.cpu.flags = flags;
     branch_if(core, ops, holds::<T, K, C>(a, b, &flags))
-}
-
-fn fused_mi<T: Int, const K: u8, const C: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    fused_mem::<T, 0, K, C>(core, ops, |_, op| T::of(op.imm), false)
-}
-
-fn fused_mr<T: Int, const K: u8, const C: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    fused_mem::<T, 0, K, C>(core, ops, |core, op| T::reg(&core.cpu, op.regs[1]), false)
-}
-
-fn fused_rm<T: Int, const K: u8, const C: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    fused_mem::<T, 0, K, C>(core, ops, |core, op| T::reg(&core.cpu, op.regs[0]), true)
 }
 
 fn fused_at<const K: u8, const C: u8>(i: &Instruction, address: u8) -> Option<Handler> {
@@ -313,20 +362,20 @@ fn fused_at<const K: u8, const C: u8>(i: &Instruction, address: u8) -> Option<Ha
         return None;
     }
     macro_rules! pick {
-        ($f:ident) => {
+        ($f:ident $(, $form:literal)?) => {
             match size {
-                1 => $f::<u8, K, C>,
-                4 => $f::<u32, K, C>,
-                _ => $f::<u64, K, C>,
+                1 => $f::<u8, K, C $(, $form)?>,
+                4 => $f::<u32, K, C $(, $form)?>,
+                _ => $f::<u64, K, C $(, $form)?>,
             }
         };
     }
     Some(match form {
         Form::RegReg => pick!(fused_rr),
         Form::RegImm => pick!(fused_ri),
-        Form::MemImm if address == 0 => pick!(fused_mi),
-        Form::MemReg if address == 0 => pick!(fused_mr),
-        Form::RegMem if address == 0 => pick!(fused_rm),
+        Form::MemImm if address == 0 => pick!(fused_mem, 0),
+        Form::MemReg if address == 0 => pick!(fused_mem, 1),
+        Form::RegMem if address == 0 => pick!(fused_mem, 2),
         _ => return None,
     })
 }

@@ -6,7 +6,7 @@ use super::int::Int;
 use crate::core::{Core, canonical};
 use crate::cpu::{self, BLOCK_RIP, RCX, RSP};
 use crate::exception::{self, Trap};
-use crate::op::{Exit, Handler, Op, leave, next, run_last, trap};
+use crate::op::{Exit, Handler, Op, leave, next, run_last};
 use crate::{by_condition, sized};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -101,12 +101,21 @@ fn call_64(core: &mut Core, ops: &[Op]) -> Exit {
     let back =
         core.cpu.regs[BLOCK_RIP].wrapping_add_signed(op.offset.into()).wrapping_add(op.len.into());
     let sp = core.cpu.regs[RSP].wrapping_sub(8);
-    if u64::store(core, op, sp, back).is_err() {
-        return trap(core, op);
+    if !u64::store_fast(core, sp, back) {
+        return call_64_slow(core, ops);
     }
     core.cpu.regs[RSP] = sp;
     let rip = core.cpu.regs[BLOCK_RIP].wrapping_add(op.imm);
     leave(core, op, rip, Exit::Next)
+}
+
+#[inline(never)]
+fn call_64_slow(core: &mut Core, ops: &[Op]) -> Exit {
+    run_last(core, ops, Exit::Next, |core, op| {
+        let back = core.next_rip(op);
+        core.push::<u64>(op, back)?;
+        Ok(target(core, op))
+    })
 }
 
 fn call_r<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
@@ -139,6 +148,19 @@ fn ret<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn ret_64(core: &mut Core, ops: &[Op]) -> Exit {
+    let op = &ops[0];
+    let sp = core.cpu.regs[RSP];
+    match u64::load_fast(core, sp) {
+        Some(rip) if canonical(rip) => {
+            core.cpu.regs[RSP] = sp.wrapping_add(8).wrapping_add(op.imm);
+            leave(core, op, rip, Exit::Next)
+        }
+        _ => ret_64_slow(core, ops),
+    }
+}
+
+#[inline(never)]
+fn ret_64_slow(core: &mut Core, ops: &[Op]) -> Exit {
     run_last(core, ops, Exit::Next, |core, op| {
         let sp = core.cpu.regs[RSP];
         let rip = u64::load(core, op, sp)?;

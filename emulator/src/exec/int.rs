@@ -21,6 +21,12 @@ pub trait Int: Copy + Eq + Ord + 'static {
     fn reg(cpu: &Cpu, reg: u8) -> Self;
     /// Writes a register operand; 32-bit writes clear the upper half (SDM 1 3.4.1.1).
     fn set_reg(cpu: &mut Cpu, reg: u8, v: Self);
+    /// Reads memory that the TLB knows.
+    fn load_fast(core: &Core, la: u64) -> Option<Self>;
+    /// Writes memory that the TLB knows; false: nothing was done.
+    fn store_fast(core: &mut Core, la: u64, v: Self) -> bool;
+    /// Changes memory that the TLB knows; `None`: nothing was done.
+    fn modify_fast<R>(core: &mut Core, la: u64, f: impl FnOnce(Self) -> (Self, R)) -> Option<R>;
     /// Reads memory.
     fn load(core: &mut Core, op: &Op, la: u64) -> Result<Self, Trap>;
     /// Reads memory that will be written.
@@ -34,6 +40,31 @@ pub const HIGH_BYTE: u8 = 0x20;
 
 macro_rules! memory {
     ($t:ident) => {
+        #[inline(always)]
+        fn load_fast(core: &Core, la: u64) -> Option<Self> {
+            core.load_fast(la).map($t::from_le_bytes)
+        }
+        #[inline(always)]
+        fn store_fast(core: &mut Core, la: u64, v: Self) -> bool {
+            match core.store_fast(la) {
+                Some(place) => {
+                    *place = v.to_le_bytes();
+                    true
+                }
+                None => false,
+            }
+        }
+        #[inline(always)]
+        fn modify_fast<R>(
+            core: &mut Core,
+            la: u64,
+            f: impl FnOnce(Self) -> (Self, R),
+        ) -> Option<R> {
+            let place = core.store_fast(la)?;
+            let (new, rest) = f($t::from_le_bytes(*place));
+            *place = new.to_le_bytes();
+            Some(rest)
+        }
         #[inline(always)]
         fn load(core: &mut Core, op: &Op, la: u64) -> Result<Self, Trap> {
             core.load(op, la).map($t::from_le_bytes)
@@ -146,14 +177,16 @@ impl Core {
         base.wrapping_add(index).wrapping_add(op.disp)
     }
 
+    /// Linear address of the memory operand with a 64-bit address in 64-bit mode.
+    #[inline(always)]
+    pub fn wide(&self, op: &Op) -> u64 {
+        self.offset(op).wrapping_add(self.seg_base[usize::from(op.seg & 7)])
+    }
+
     /// Linear address of the memory operand; `size` bytes will be accessed.
     #[inline(always)]
     pub fn ea<const A: u8>(&mut self, op: &Op, size: u64, write: bool) -> Result<u64, Trap> {
-        if A == WIDE {
-            Ok(self.offset(op).wrapping_add(self.seg_base[usize::from(op.seg & 7)]))
-        } else {
-            self.ea_any(op, size, write)
-        }
+        if A == WIDE { Ok(self.wide(op)) } else { self.ea_any(op, size, write) }
     }
 
     /// The same in every mode.

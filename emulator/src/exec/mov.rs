@@ -1,13 +1,13 @@
 //! Moves: MOV, MOVZX, MOVSX, LEA, XCHG, XADD, CMPXCHG, BSWAP, MOVBE, CMOVcc, SETcc, CBW to CQO,
 //! XLAT, and the flag moves.
 
-use super::int::Int;
+use super::int::{Int, WIDE};
 use super::{Form, condition_number, form, operand_size, size_of};
 use crate::core::Core;
 use crate::cpu::flags::{AF, CF, DF, PF, SF, ZF};
 use crate::cpu::{RAX, RBX, RCX, RDX};
 use crate::exception;
-use crate::op::{Exit, Handler, Op, run};
+use crate::op::{Exit, Handler, Op, next, run};
 use crate::{by_condition, sized, sized_ea};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
@@ -27,6 +27,17 @@ fn mov_ri<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn mov_rm<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == WIDE
+        && let Some(v) = T::load_fast(core, core.wide(&ops[0]))
+    {
+        T::set_reg(&mut core.cpu, ops[0].regs[0], v);
+        return next(core, ops);
+    }
+    mov_rm_slow::<T, A>(core, ops)
+}
+
+#[inline(never)]
+fn mov_rm_slow<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let v = core.read_mem::<T, A>(op)?;
         T::set_reg(&mut core.cpu, op.regs[0], v);
@@ -35,6 +46,17 @@ fn mov_rm<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn mov_mr<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == WIDE {
+        let v = T::reg(&core.cpu, ops[0].regs[1]);
+        if T::store_fast(core, core.wide(&ops[0]), v) {
+            return next(core, ops);
+        }
+    }
+    mov_mr_slow::<T, A>(core, ops)
+}
+
+#[inline(never)]
+fn mov_mr_slow<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let v = T::reg(&core.cpu, op.regs[1]);
         core.write_mem::<T, A>(op, v)
@@ -42,6 +64,14 @@ fn mov_mr<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn mov_mi<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == WIDE && T::store_fast(core, core.wide(&ops[0]), T::of(ops[0].imm)) {
+        return next(core, ops);
+    }
+    mov_mi_slow::<T, A>(core, ops)
+}
+
+#[inline(never)]
+fn mov_mi_slow<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| core.write_mem::<T, A>(op, T::of(op.imm)))
 }
 
@@ -53,18 +83,19 @@ fn plain(core: &Core, op: &Op) -> u64 {
 }
 
 fn mov_rm_plain<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
-    run(core, ops, |core, op| {
-        let v = T::load(core, op, plain(core, op))?;
-        T::set_reg(&mut core.cpu, op.regs[0], v);
-        Ok(())
-    })
+    if let Some(v) = T::load_fast(core, plain(core, &ops[0])) {
+        T::set_reg(&mut core.cpu, ops[0].regs[0], v);
+        return next(core, ops);
+    }
+    mov_rm_slow::<T, WIDE>(core, ops)
 }
 
 fn mov_mr_plain<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
-    run(core, ops, |core, op| {
-        let v = T::reg(&core.cpu, op.regs[1]);
-        T::store(core, op, plain(core, op), v)
-    })
+    let v = T::reg(&core.cpu, ops[0].regs[1]);
+    if T::store_fast(core, plain(core, &ops[0]), v) {
+        return next(core, ops);
+    }
+    mov_mr_slow::<T, WIDE>(core, ops)
 }
 
 /// A 64-bit-mode memory operand without index and without FS or GS.
@@ -89,6 +120,17 @@ fn movx_r<S: Int, T: Int, const SIGN: bool>(core: &mut Core, ops: &[Op]) -> Exit
 }
 
 fn movx_m<S: Int, T: Int, const A: u8, const SIGN: bool>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == WIDE
+        && let Some(v) = S::load_fast(core, core.wide(&ops[0]))
+    {
+        T::set_reg(&mut core.cpu, ops[0].regs[0], extend::<S, T, SIGN>(v));
+        return next(core, ops);
+    }
+    movx_m_slow::<S, T, A, SIGN>(core, ops)
+}
+
+#[inline(never)]
+fn movx_m_slow<S: Int, T: Int, const A: u8, const SIGN: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let v = core.read_mem::<S, A>(op)?;
         T::set_reg(&mut core.cpu, op.regs[0], extend::<S, T, SIGN>(v));

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::cpu::flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM};
 use crate::cpu::{self, RBP, RSP, cr4};
 use crate::exception::{self, Trap};
-use crate::op::{Exit, Handler, Op, run, run_last};
+use crate::op::{Exit, Handler, Op, next, run, run_last};
 use crate::sized;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
@@ -79,6 +79,17 @@ fn push_r<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn push_r64(core: &mut Core, ops: &[Op]) -> Exit {
+    let v = core.cpu.regs[usize::from(ops[0].regs[0] & 31)];
+    let sp = core.cpu.regs[RSP].wrapping_sub(8);
+    if u64::store_fast(core, sp, v) {
+        core.cpu.regs[RSP] = sp;
+        return next(core, ops);
+    }
+    push_r64_slow(core, ops)
+}
+
+#[inline(never)]
+fn push_r64_slow(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let v = core.cpu.regs[usize::from(op.regs[0] & 31)];
         let sp = core.cpu.regs[RSP].wrapping_sub(8);
@@ -117,6 +128,17 @@ fn pop_r<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn pop_r64(core: &mut Core, ops: &[Op]) -> Exit {
+    let sp = core.cpu.regs[RSP];
+    if let Some(v) = u64::load_fast(core, sp) {
+        core.cpu.regs[RSP] = sp.wrapping_add(8);
+        core.cpu.regs[usize::from(ops[0].regs[0] & 31)] = v;
+        return next(core, ops);
+    }
+    pop_r64_slow(core, ops)
+}
+
+#[inline(never)]
+fn pop_r64_slow(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let sp = core.cpu.regs[RSP];
         let v = u64::load(core, op, sp)?;

@@ -33,15 +33,33 @@ enum Place {
 }
 
 impl Core {
+    /// Reads `N` bytes if they lie in one page of RAM that the TLB knows.
+    #[inline(always)]
+    pub fn load_fast<const N: usize>(&self, la: u64) -> Option<[u8; N]> {
+        let entry = self.tlb.entry(la);
+        if entry.read != self.tlb.tag(la, N as u64) {
+            return None;
+        }
+        let at = la.wrapping_add(entry.addend) as usize;
+        self.ram.bytes().get(at..).and_then(|b| b.first_chunk::<N>()).copied()
+    }
+
+    /// The RAM that `N` bytes may be written to directly, if the TLB knows it.
+    #[inline(always)]
+    pub fn store_fast<const N: usize>(&mut self, la: u64) -> Option<&mut [u8; N]> {
+        let entry = self.tlb.entry(la);
+        if entry.write != self.tlb.tag(la, N as u64) {
+            return None;
+        }
+        let at = la.wrapping_add(entry.addend) as usize;
+        self.ram.bytes_mut().get_mut(at..).and_then(|b| b.first_chunk_mut::<N>())
+    }
+
     /// Reads `N` bytes at the linear address `la`.
     #[inline(always)]
     pub fn load<const N: usize>(&mut self, op: &Op, la: u64) -> Result<[u8; N], Trap> {
-        let entry = self.tlb.entry(la);
-        if entry.read == self.tlb.tag(la, N as u64) {
-            let at = la.wrapping_add(entry.addend) as usize;
-            if let Some(bytes) = self.ram.bytes().get(at..).and_then(|b| b.first_chunk::<N>()) {
-                return Ok(*bytes);
-            }
+        if let Some(bytes) = self.load_fast(la) {
+            return Ok(bytes);
         }
         self.load_slow::<N>(op, la)
     }
@@ -49,12 +67,8 @@ impl Core {
     /// Reads `N` bytes that the instruction will write afterwards: a fault is a write's.
     #[inline(always)]
     pub fn load_for_write<const N: usize>(&mut self, op: &Op, la: u64) -> Result<[u8; N], Trap> {
-        let entry = self.tlb.entry(la);
-        if entry.write == self.tlb.tag(la, N as u64) {
-            let at = la.wrapping_add(entry.addend) as usize;
-            if let Some(bytes) = self.ram.bytes().get(at..).and_then(|b| b.first_chunk::<N>()) {
-                return Ok(*bytes);
-            }
+        if let Some(bytes) = self.store_fast(la) {
+            return Ok(*bytes);
         }
         self.probe_write(op, la, N as u64)?;
         self.load_slow::<N>(op, la)
@@ -63,14 +77,9 @@ impl Core {
     /// Writes `N` bytes at the linear address `la`.
     #[inline(always)]
     pub fn store<const N: usize>(&mut self, op: &Op, la: u64, bytes: [u8; N]) -> Result<(), Trap> {
-        let entry = self.tlb.entry(la);
-        if entry.write == self.tlb.tag(la, N as u64) {
-            let at = la.wrapping_add(entry.addend) as usize;
-            let ram = self.ram.bytes_mut();
-            if let Some(place) = ram.get_mut(at..).and_then(|b| b.first_chunk_mut::<N>()) {
-                *place = bytes;
-                return Ok(());
-            }
+        if let Some(place) = self.store_fast(la) {
+            *place = bytes;
+            return Ok(());
         }
         self.store_slow(op, la, &bytes)
     }
@@ -181,6 +190,9 @@ impl Core {
         let user = self.cpu.cpl == 3 && by == By::Program;
         let access = Access { write, fetch: false, user, implicit: by == By::System };
         let found = self.walk(la, access)?;
+        if !found.global {
+            self.tlb.note_local(la);
+        }
         Ok(match self.ram.backing(found.pa) {
             Backing::Ram(at) => {
                 // A write marks its page dirty now: the entry for later ones is made below.
@@ -274,10 +286,22 @@ impl Core {
             return Err(self.fault(exception::GP));
         }
         let user = self.cpu.cpl == 3;
+        if let Some(at) = self.tlb.code(la, user) {
+            return Ok(at);
+        }
         let access = Access { write: false, fetch: true, user, implicit: false };
         let found = self.walk(la, access)?;
+        if !found.global {
+            self.tlb.note_local(la);
+        }
+        if found.page_size > PAGE as u64 {
+            self.tlb.note_large(la, found.page_size);
+        }
         match self.ram.backing(found.pa) {
-            Backing::Ram(at) | Backing::Rom(at) => Ok(at),
+            Backing::Ram(at) | Backing::Rom(at) => {
+                self.tlb.fill_code(la, user, at);
+                Ok(at)
+            }
             Backing::Mmio => Err(self.fault(exception::UD)),
         }
     }

@@ -17,6 +17,8 @@ const PAGE_MASK: u64 = !0xFFF;
 /// Revisions fit the low bits of a tag; 0 is never used.
 const REVISIONS: u64 = 0xFFF;
 const CONTEXTS: usize = 16;
+/// Code pages cached for each privilege.
+const CODE_ENTRIES: usize = 256;
 
 /// One translation.
 #[derive(Clone, Copy, Default)]
@@ -36,12 +38,18 @@ pub struct Tlb {
     entries: Box<[Entry; ENTRIES * SETS]>,
     /// First entry of the set in use.
     set: usize,
-    revision: u64,
+    /// Revisions in force: of the process's half of the address space, and of the upper half, which
+    /// holds global translations and goes from context to context.
+    revisions: [u64; 2],
+    /// A translation of the upper half that is not global is cached.
+    upper_local: bool,
     next_revision: u64,
     contexts: [Context; CONTEXTS],
     next_context: usize,
     /// Linear ranges that large pages were cached for: low half, high half.
     large: [(u64, u64); 2],
+    /// Code pages: tag and RAM offset, for supervisor and user.
+    code: [[(u64, usize); CODE_ENTRIES]; 2],
     /// Counts flushes that do not change the revision.
     flushes: u64,
 }
@@ -60,11 +68,13 @@ impl Tlb {
         Self {
             entries: entries.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
             set: 0,
-            revision: 1,
-            next_revision: 2,
+            revisions: [1, 2],
+            upper_local: false,
+            next_revision: 3,
             contexts: [Context::default(); CONTEXTS],
             next_context: 0,
             large: [(u64::MAX, 0); 2],
+            code: [[(0, 0); CODE_ENTRIES]; 2],
             flushes: 0,
         }
     }
@@ -98,7 +108,7 @@ impl Tlb {
     /// The tag that an entry must have for an access to `la..la+size` to go straight to RAM.
     #[inline(always)]
     pub fn tag(&self, la: u64, size: u64) -> u64 {
-        (la.wrapping_add(size - 1) & PAGE_MASK) | self.revision
+        (la.wrapping_add(size - 1) & PAGE_MASK) | self.revisions[(la >> 63) as usize]
     }
 
     /// Caches that the page of `la` is at RAM `offset` (of the page), readable, perhaps writable.
@@ -107,7 +117,7 @@ impl Tlb {
             return;
         }
         let page = la & PAGE_MASK;
-        let tag = page | self.revision;
+        let tag = page | self.revisions[(la >> 63) as usize];
         let slot = self.slot(la);
         let entry = &mut self.entries[slot];
         let keep_write = entry.read == tag && entry.write == tag;
@@ -126,14 +136,37 @@ impl Tlb {
     /// What else caches translations keeps them under this value: equal values mean that nothing
     /// cached under the first was flushed.
     #[inline(always)]
-    pub fn world(&self) -> u64 {
-        self.flushes << 12 | self.revision
+    pub fn worlds(&self) -> [u64; 2] {
+        self.revisions.map(|revision| self.flushes << 12 | revision)
+    }
+
+    /// Notes that a translation which is not global is cached for `la`.
+    pub fn note_local(&mut self, la: u64) {
+        self.upper_local |= la >> 63 != 0;
+    }
+
+    /// RAM offset of the code page of `la`, if it is cached for this privilege.
+    #[inline]
+    pub fn code(&self, la: u64, user: bool) -> Option<usize> {
+        let (tag, offset) = self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)];
+        (tag == self.tag(la, 1)).then(|| offset | (la & 0xFFF) as usize)
+    }
+
+    /// Caches that the code page of `la` lies at RAM `offset`.
+    pub fn fill_code(&mut self, la: u64, user: bool, offset: usize) {
+        let entry = (self.tag(la, 1), offset & !0xFFF);
+        self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)] = entry;
     }
 
     /// Forgets every translation of every context.
     pub fn flush_all(&mut self) {
         self.contexts = [Context::default(); CONTEXTS];
-        self.revision = self.fresh_revision();
+        self.revisions = [self.fresh_revision(), self.fresh_revision()];
+        self.upper_local = false;
+        // A wrap between the two would leave the first one stale.
+        if self.revisions[0] > self.revisions[1] {
+            self.revisions[0] = self.fresh_revision();
+        }
         self.large = [(u64::MAX, 0); 2];
     }
 
@@ -149,7 +182,13 @@ impl Tlb {
             let revision = self.fresh_revision();
             self.contexts[place] = Context { pcid: id, revision };
         }
-        self.revision = self.contexts[place].revision;
+        self.revisions[0] = self.contexts[place].revision;
+        if core::mem::take(&mut self.upper_local) {
+            self.revisions[1] = self.fresh_revision();
+            if self.next_revision <= self.revisions[0] {
+                self.flush_all();
+            }
+        }
     }
 
     /// Forgets the translations of a context that is not the current one.
@@ -164,6 +203,7 @@ impl Tlb {
         if self.next_revision > REVISIONS {
             self.entries.fill(Entry::default());
             self.contexts = [Context::default(); CONTEXTS];
+            self.code = [[(0, 0); CODE_ENTRIES]; 2];
             self.next_revision = 1;
             self.flushes += 1;
         }
@@ -179,6 +219,9 @@ impl Tlb {
             return;
         }
         self.flushes += 1;
+        for code in &mut self.code {
+            code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
+        }
         for set in 0..SETS {
             let slot = set * ENTRIES | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();

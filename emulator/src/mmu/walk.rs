@@ -27,6 +27,8 @@ pub struct Translation {
     pub writable: bool,
     /// Size of the page.
     pub page_size: u64,
+    /// A global page (SDM 3A 4.10.2.4).
+    pub global: bool,
 }
 
 const PRESENT: u64 = 1;
@@ -35,6 +37,7 @@ const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
 const NX: u64 = 1 << 63;
 const ADDRESS: u64 = ((1 << crate::cpu::cpuid::PHYSICAL_BITS) - 1) & !0xFFF;
 /// Address bits above the physical width, bits 51:40: reserved.
@@ -55,7 +58,7 @@ impl Core {
     pub fn walk(&mut self, la: u64, access: Access) -> Result<Translation, Trap> {
         if self.cpu.cr0 & cr0::PG == 0 {
             let pa = self.gate_a20(la & 0xFFFF_FFFF);
-            return Ok(Translation { pa, writable: true, page_size: 4096 });
+            return Ok(Translation { pa, writable: true, page_size: 4096, global: false });
         }
         match self.find(la, access) {
             Ok(mut found) => {
@@ -164,7 +167,8 @@ impl Core {
         };
         let would_write = Access { write: true, fetch: false, ..access };
         let writable = marked & DIRTY != 0 && self.permitted(would_write, rights);
-        Ok(Translation { pa: base | (la & (page_size - 1)), writable, page_size })
+        let global = entry & GLOBAL != 0 && self.cpu.cr4 & cr4::PGE != 0;
+        Ok(Translation { pa: base | (la & (page_size - 1)), writable, page_size, global })
     }
 
     /// SDM 3A 4.6.1.
