@@ -86,12 +86,25 @@ fn jmp_m_wide(core: &mut Core, ops: &[Op]) -> Exit {
     })
 }
 
+impl Core {
+    /// CALL: pushes the address of the next instruction, and checks the target only then; memory
+    /// below the stack keeps the push even if the target is wrong, as on a real CPU.
+    fn call<T: Int>(&mut self, op: &Op, rip: u64) -> Result<u64, Trap> {
+        let sp = self.cpu.regs[RSP];
+        let back = self.next_rip(op);
+        self.push_operand::<T>(op, T::of(back))?;
+        let checked = check_target(self, rip);
+        if checked.is_err() {
+            self.cpu.regs[RSP] = sp;
+        }
+        checked
+    }
+}
+
 fn call_direct<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
     run_last(core, ops, Exit::Next, |core, op| {
-        let rip = narrow(core, op, target(core, op))?;
-        let back = core.next_rip(op);
-        core.push::<T>(op, T::of(back))?;
-        Ok(rip)
+        let rip = target(core, op);
+        core.call::<T>(op, if op.size == 2 { rip & 0xFFFF } else { rip })
     })
 }
 
@@ -121,20 +134,14 @@ fn call_64_slow(core: &mut Core, ops: &[Op]) -> Exit {
 fn call_r<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
     run_last(core, ops, Exit::Next, |core, op| {
         let rip = T::reg(&core.cpu, op.regs[0]).zx();
-        let rip = check_target(core, rip)?;
-        let back = core.next_rip(op);
-        core.push::<T>(op, T::of(back))?;
-        Ok(rip)
+        core.call::<T>(op, rip)
     })
 }
 
 fn call_m<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
     run_last(core, ops, Exit::Next, |core, op| {
         let rip = core.read_mem::<T, 1>(op)?.zx();
-        let rip = check_target(core, rip)?;
-        let back = core.next_rip(op);
-        core.push_operand::<T>(op, T::of(back))?;
-        Ok(rip)
+        core.call::<T>(op, rip)
     })
 }
 

@@ -79,16 +79,16 @@ impl Core {
             return Err(self.fault_code(exception::GP, code_of(selector)));
         }
         self.direct_code(&d, selector)?;
-        let offset = self.target_in(&d, offset)?;
         let cpl = self.cpu.cpl;
+        let mut frame = self.current_frame();
         if call {
-            let mut frame = self.current_frame();
             self.frame_push(&mut frame, size, self.cpu.segs[CS].selector.into())?;
             self.frame_push(&mut frame, size, next)?;
-            self.enter_code(&mut d, selector, cpl)?;
+        }
+        let offset = self.target_in(&d, offset)?;
+        self.enter_code(&mut d, selector, cpl)?;
+        if call {
             self.take_frame(&frame);
-        } else {
-            self.enter_code(&mut d, selector, cpl)?;
         }
         Ok(offset)
     }

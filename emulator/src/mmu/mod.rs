@@ -119,7 +119,7 @@ impl Core {
     /// Canonical form (64-bit mode) and alignment (CR0.AM).
     fn check_address(&mut self, op: &Op, la: u64, size: u64) -> Result<(), Trap> {
         let long = self.mode.bits == 64;
-        if !(long && !canonical(la)) {
+        if !long || canonical(la) {
             self.check_alignment(la, size)?;
         }
         if long && !(canonical(la) && canonical(la.wrapping_add(size - 1))) {

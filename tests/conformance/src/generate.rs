@@ -67,7 +67,8 @@ fn finish(form: Form, built: Built, mut state: State, rng: &mut Rng) -> Generate
     Generated { form, instruction: built.instruction, case }
 }
 
-fn random_state(mode: Mode, rng: &mut Rng) -> State {
+/// Registers of all kinds with random and edge values.
+pub fn random_state(mode: Mode, rng: &mut Rng) -> State {
     let mut state = State::default();
     for gpr in &mut state.gpr {
         *gpr = rng.integer();

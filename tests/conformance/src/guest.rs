@@ -140,7 +140,7 @@ impl Guest {
     /// Puts the code of `case` among the breakpoints, and its data into the window.
     fn write_memory(&mut self, case: &Case) {
         let ram = &mut self.machine.core_mut().ram;
-        ram.store(CODE_AT as usize + self.dirty.start, &[0xCC; 32][..self.dirty.len()]);
+        ram.store(CODE_AT as usize + self.dirty.start, &vec![0xCC; self.dirty.len()]);
         let start = (case.address - CODE) as usize;
         let size = case.code.len().min(CODE_SIZE as usize - start);
         ram.store(CODE_AT as usize + start, &case.code[..size]);

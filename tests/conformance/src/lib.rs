@@ -15,6 +15,7 @@ pub mod layout;
 pub mod native;
 pub mod operands;
 pub mod run;
+pub mod sequence;
 pub mod state;
 pub mod undefined;
 pub mod values;

@@ -60,17 +60,19 @@ pub fn build(form: Form, rng: &mut Rng, state: &mut State) -> Option<Built> {
     let mut code = encoder.take_buffer();
     add_prefix(form, rng, &mut code, ip);
     let decoded = decode(form.mode, &code, ip);
-    (decoded.code() == form.code || decoded.is_invalid()).then_some(Built {
-        instruction: decoded,
-        code,
-        address,
-        target,
-    })
+    // How much of an invalid encoding is fetched before #UD is the CPU's own business.
+    let crosses = |page: u64| address < page && address + 16 > page;
+    let partial = decoded.is_invalid() && (crosses(CODE + PAGE) || crosses(CODE + CODE_SIZE));
+    let itself = decoded.is_jmp_short_or_near() && decoded.near_branch_target() == ip;
+    ((decoded.code() == form.code || decoded.is_invalid()) && !partial && !itself)
+        .then_some(Built { instruction: decoded, code, address, target })
 }
 
-/// Decodes `code` at offset `ip` of the code segment.
+/// Decodes `code`, which breakpoints follow, at offset `ip` of the code segment.
 pub fn decode(mode: Mode, code: &[u8], ip: u64) -> Instruction {
-    Decoder::with_ip(mode.bitness(), code, ip, DecoderOptions::NONE).decode()
+    let mut bytes = code.to_vec();
+    bytes.resize(code.len() + 16, 0xCC);
+    Decoder::with_ip(mode.bitness(), &bytes, ip, DecoderOptions::NONE).decode()
 }
 
 /// Where the code begins: mostly in the first page, at times across the pages or across their end.

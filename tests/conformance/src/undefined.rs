@@ -123,12 +123,7 @@ fn slots(generated: &Generated, open: &mut Open) {
             | Mnemonic::Call
     );
     match i.mnemonic() {
-        // What a call pushed before its target turned out to be wrong stays or not.
-        Mnemonic::Call => {
-            let top = generated.case.state.gpr[state::RSP].wrapping_sub(DATA + 32);
-            open.memory.push((top.min(crate::layout::DATA_SIZE) as usize, 32));
-        }
-        // Likewise the registers that POPA has popped.
+        // The registers that POPA has popped before it faults stay or not.
         Mnemonic::Popa | Mnemonic::Popad => open.gpr = 0xFF & !(1 << state::RSP),
         _ => {}
     }

@@ -306,8 +306,11 @@ impl Bench {
     }
 }
 
+/// A case: its name, what it sets up, its code, and how it ends.
+pub type Row<'a> = (&'a str, fn(&mut Bench), &'a [u8], Ended);
+
 /// Runs each case on a fresh machine and compares how it ended.
-pub fn check(machine: fn() -> Bench, cases: &[(&str, fn(&mut Bench), &[u8], Ended)]) {
+pub fn check(machine: fn() -> Bench, cases: &[Row]) {
     let wrong: Vec<String> = cases
         .iter()
         .filter_map(|(name, prepare, code, expected)| {
