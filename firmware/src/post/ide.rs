@@ -135,8 +135,9 @@ pub fn announce(pc: &mut Pc<'_>) {
             video::print(pc, b"Disk ");
             video::print(pc, &[b'0' + index]);
             video::print(pc, b": ");
-            video::print_number(pc, drive.total / 2048);
-            video::print(pc, b" MiB\r\n");
+            let mib = drive.total >= 10 * 2048;
+            video::print_number(pc, if mib { drive.total / 2048 } else { drive.total / 2 });
+            video::print(pc, if mib { b" MiB\r\n" } else { b" KiB\r\n" });
         }
     }
 }

@@ -99,7 +99,7 @@ fn fadt(facs: u32, dsdt: u32) -> Vec<u8> {
     };
     put(116, &io(0xCF9, 8, 1));
     put(128, &[0x06]); // hard reset
-    put(132, &u64::from(facs).to_le_bytes());
+    // X_FIRMWARE_CTRL stays zero: systems that see both addresses take the FACS twice.
     put(140, &u64::from(dsdt).to_le_bytes());
     put(148, &io(PMBASE, 32, 2));
     put(172, &io(PMBASE + 4, 16, 2));
