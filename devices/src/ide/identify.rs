@@ -1,7 +1,6 @@
 //! IDENTIFY DEVICE data.
 //!
-//! Contract: ATA/ATAPI-7 section 6.17, with word 217 (nominal media rotation rate) and the
-//! major version from ATA8-ACS.
+//! Contract: ATA/ATAPI-7 section 6.17, with word 217 (nominal media rotation rate) from ATA8-ACS.
 
 use super::SECTOR;
 use super::drive::{Drive, MULTIPLE_MAX};
@@ -65,7 +64,7 @@ impl Drive {
         words[63] = 0x0007 | self.selected_mode(0x20) << 8;
         words[64] = 0x0003; // PIO 3 and 4
         words[65..69].fill(120);
-        words[80] = 0x01F0; // ATA/ATAPI-4 to ATA8-ACS
+        words[80] = 0x00F0; // ATA/ATAPI-4 to 7
         words[82] = 0x4069; // NOP, look-ahead, write cache, power management, SMART
         words[83] = 0x7400; // FLUSH CACHE (EXT), 48-bit addresses
         words[84] = 0x4000;

@@ -28,8 +28,8 @@ const SLICE: f64 = 250_000.0;
 const SHORT_SLICE: f64 = 20_000.0;
 /// Host time in ns between two looks at clocks and serial output.
 const LOOK: u64 = 1_000_000;
-/// Frames injected between two slices; more than that the guest could not hold.
-const FRAMES: usize = 64;
+/// Frames injected between two slices: what a guest can handle in one, lest its card overflow.
+const FRAMES: usize = 16;
 /// Guest ns after which a disk answers at a fixed rate.
 const DISK_LATENCY: u64 = 20_000;
 /// Host time between two seeds for the guest's random numbers.
