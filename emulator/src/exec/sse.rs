@@ -22,6 +22,8 @@ pub trait Bank: 'static {
     fn set(core: &mut Core, n: u8, value: u128);
     /// Notes that an instruction has used the bank without writing it.
     fn touch(core: &mut Core);
+    /// What happens before a store, even one that faults.
+    fn prepare_store(_: &mut Core) {}
     /// Reads the memory operand, aligned where it has to be.
     fn load<const A: u8>(core: &mut Core, op: &Op) -> Result<u128, Trap>;
 }
@@ -79,6 +81,11 @@ impl Bank for Mmx {
     #[inline(always)]
     fn touch(core: &mut Core) {
         core.enter_mmx();
+    }
+
+    #[inline(always)]
+    fn prepare_store(core: &mut Core) {
+        core.cpu.fpu.status &= !super::x87::TOP;
     }
 
     #[inline(always)]

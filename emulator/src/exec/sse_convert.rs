@@ -195,6 +195,7 @@ fn to_mmx<const N: usize, const TRUNCATE: bool, const MEMORY: bool>(
             let low = integer_of::<u64, false, TRUNCATE>(&mut env, b as u64);
             low | integer_of::<u64, false, TRUNCATE>(&mut env, (b >> 64) as u64) << 32
         };
+        core.enter_mmx();
         core.sse_raise(&env)?;
         Mmx::set(core, op.regs[0], value.into());
         Ok(())

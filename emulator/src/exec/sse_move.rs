@@ -28,6 +28,7 @@ fn store<B: Bank, const N: usize, const FROM: u32, const A: u8>(
     run(core, ops, |core, op| {
         B::begin(core)?;
         let value = B::get(core, op.regs[1]) >> (8 * FROM);
+        B::prepare_store(core);
         core.store_part::<N, A>(op, value)?;
         B::touch(core);
         Ok(())
@@ -107,25 +108,28 @@ fn sign_mask<const WIDTH: u32>(core: &mut Core, ops: &[Op]) -> Exit {
     })
 }
 
-/// MASKMOVDQU and MASKMOVQ: the bytes whose mask is negative, to DS:rDI.
-fn store_masked<B: Bank>(core: &mut Core, ops: &[Op]) -> Exit {
+/// MASKMOVDQU and MASKMOVQ: the bytes whose mask is negative, to DS:rDI. The whole operand must be
+/// writable, whatever the mask; its upper half is looked at first.
+fn store_masked<B: Bank, const HALVES: u64>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         B::begin(core)?;
         let (value, mask) = (B::get(core, op.regs[1]), B::get(core, op.regs[2]));
+        B::touch(core);
         let chosen = arith::pmovmskb(mask);
         let offset = core.cpu.regs[RDI];
         let address = |i: u64| offset.wrapping_add(i) & op.address_mask();
-        let bytes = value.to_le_bytes();
-        let wanted = || (0..16u64).filter(|i| chosen >> i & 1 != 0);
-        for i in wanted() {
-            let la = core.linear(usize::from(op.seg), address(i), 1, true)?;
+        for half in (0..HALVES).rev() {
+            let la = core.linear(usize::from(op.seg), address(8 * half), 8, true)?;
+            core.check_area(op, la, 8, 8)?;
             core.probe_write(op, la, 1)?;
+            let last = la.wrapping_add(7);
+            core.probe_write(op, if (la ^ last) >> 12 != 0 { last & !0xfff } else { last }, 1)?;
         }
-        for i in wanted() {
+        let bytes = value.to_le_bytes();
+        for i in (0..8 * HALVES).filter(|i| chosen >> i & 1 != 0) {
             let la = core.linear(usize::from(op.seg), address(i), 1, true)?;
             core.store(op, la, [bytes[i as usize]])?;
         }
-        B::touch(core);
         Ok(())
     })
 }
@@ -211,8 +215,8 @@ fn whole(i: &Instruction, a: u8) -> Option<Handler> {
         M::Movmskps => sign_mask::<32>,
         M::Movmskpd => sign_mask::<64>,
         M::Pmovmskb if i.op1_register().is_xmm() => sign_mask::<8>,
-        M::Maskmovdqu => store_masked::<Xmm>,
-        M::Maskmovq => store_masked::<Mmx>,
+        M::Maskmovdqu => store_masked::<Xmm, 2>,
+        M::Maskmovq => store_masked::<Mmx, 1>,
         M::Movq2dq => mmx_to_xmm,
         M::Movdq2q => xmm_to_mmx,
         _ => return None,

@@ -101,7 +101,13 @@ impl Core {
     fn save_area(&mut self, op: &Op, size: u64, align: u64, write: bool) -> Result<u64, Trap> {
         let la = self.ea_any(op, size, write)?;
         if la & (align - 1) != 0 {
+            // With alignment checks in force #AC comes first (SDM 2A FXSAVE).
+            self.check_alignment(la, 4)?;
             return Err(self.fault(exception::GP));
+        }
+        self.check_area(op, la, size, 1)?;
+        if write || align == 16 {
+            self.touch(op, la.wrapping_add(size - 1), write)?;
         }
         if write {
             self.probe_write(op, la, size)?;
@@ -192,16 +198,22 @@ fn xrstor<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
         core.xsave_enabled()?;
         core.check_fpu()?;
         let la = core.save_area(op, LEGACY as u64 + 64, 64, false)?;
+        let components = core.requested();
         let mut area = [0; LEGACY];
         let mut header = [0; 64];
-        core.read_linear(la, &mut area, By::Program)?;
+        // The word that must be zero is read first, and checked only after the legacy region.
+        core.touch(op, la.wrapping_add(LEGACY as u64 + 8), false)?;
+        if components != 0 {
+            let first = if components & X87 != 0 { 0 } else { 24 };
+            core.touch(op, la.wrapping_add(first), false)?;
+        }
         core.read_linear(la.wrapping_add(LEGACY as u64), &mut header, By::Program)?;
         let (present, reserved) = header[..24].split_at(8);
         let present = u64::from_le_bytes(present.try_into().expect("eight bytes"));
         if present & !core.cpu.xcr0 != 0 || reserved.iter().any(|byte| *byte != 0) {
             return Err(core.fault(exception::GP));
         }
-        let components = core.requested();
+        core.read_linear(la, &mut area, By::Program)?;
         if components & SSE != 0 {
             core.set_mxcsr(mxcsr_of(&area))?;
             if present & SSE == 0 {

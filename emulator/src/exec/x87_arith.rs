@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::cpu::flags;
 use crate::exception::Trap;
 use crate::op::{Exit, Handler, Op, run};
+use crate::softfloat::x87::Quotient;
 use crate::softfloat::{self, Class, DENORMAL, DIVIDE_BY_ZERO, Env, F80, INVALID, x87};
 use iced_x86::{Instruction, MemorySize, Mnemonic};
 
@@ -239,10 +240,10 @@ fn remainder<const NEAREST: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         core.begin_x87()?;
         core.note_x87(op);
-        let fpu = &mut core.cpu.fpu;
-        fpu.status &= !(C0 | C1 | C2 | C3);
+        let fpu = &core.cpu.fpu;
         if fpu.is_empty(0) || fpu.is_empty(1) {
             underflow(core, op, 0, false);
+            core.cpu.fpu.status &= !C2;
             return Ok(());
         }
         let mut env = fpu.env();
@@ -252,16 +253,20 @@ fn remainder<const NEAREST: bool>(core: &mut Core, ops: &[Op]) -> Exit {
         } else {
             x87::remainder(&mut env, a, b)
         };
-        if core.x87_raise(op, &env) {
-            let fpu = &mut core.cpu.fpu;
+        let stored = core.x87_raise(op, &env);
+        let fpu = &mut core.cpu.fpu;
+        fpu.status &= !C2;
+        if stored {
             fpu.set_st(0, rest.value);
-            fpu.status |= match rest.quotient {
-                None => C2,
-                Some(q) => {
+            match rest.quotient {
+                Quotient::None => {}
+                Quotient::Incomplete => fpu.status = fpu.status & !(C0 | C3) | C2,
+                Quotient::Low(q) => {
                     let bit = |n: u8, code: u16| if q >> n & 1 != 0 { code } else { 0 };
-                    bit(2, C0) | bit(1, C3) | bit(0, C1)
+                    fpu.status &= !(C0 | C3);
+                    fpu.status |= bit(2, C0) | bit(1, C3) | bit(0, C1);
                 }
-            };
+            }
         }
         Ok(())
     })
@@ -364,12 +369,10 @@ fn condition(order: Option<Ordering>) -> u16 {
 /// Compares ST0 with `b` into the condition codes, then pops.
 fn compare(core: &mut Core, op: &Op, env: &mut Env, b: F80, signal: bool, pops: u8) {
     let order = softfloat::compare(env, core.cpu.fpu.st(0), b, signal);
+    // Processors write the condition codes even when an exception is unmasked; only the pop waits.
     let stored = core.x87_raise(op, env);
     let fpu = &mut core.cpu.fpu;
-    if stored || order.is_none() {
-        // Processors report "unordered" even when invalid is unmasked.
-        fpu.status = fpu.status & !(C0 | C2 | C3) | condition(order);
-    }
+    fpu.status = fpu.status & !(C0 | C2 | C3) | condition(order);
     if stored {
         for _ in 0..pops {
             fpu.pop();
@@ -449,23 +452,25 @@ fn compare_flags<const SIGNAL: bool, const POP: bool>(core: &mut Core, ops: &[Op
         core.note_x87(op);
         let fpu = &core.cpu.fpu;
         let from = op.regs[1];
-        let (store, order) = if fpu.is_empty(0) || fpu.is_empty(from) {
+        let c1 = fpu.status & C1;
+        let (stored, order) = if fpu.is_empty(0) || fpu.is_empty(from) {
             (core.x87_stack_fault(op, false), None)
         } else {
             let mut env = fpu.env();
             let order = softfloat::compare(&mut env, fpu.st(0), fpu.st(from), SIGNAL);
-            (core.x87_raise(op, &env), order)
+            let stored = core.x87_raise(op, &env);
+            // C1 is left alone but for stack faults.
+            core.cpu.fpu.status |= c1;
+            (stored, order)
         };
-        if store {
-            core.cpu.flags.set_status(match order {
-                Some(Ordering::Greater) => 0,
-                Some(Ordering::Less) => flags::CF,
-                Some(Ordering::Equal) => flags::ZF,
-                None => flags::CF | flags::PF | flags::ZF,
-            });
-            if POP {
-                core.cpu.fpu.pop();
-            }
+        core.cpu.flags.set_status(match order {
+            Some(Ordering::Greater) => 0,
+            Some(Ordering::Less) => flags::CF,
+            Some(Ordering::Equal) => flags::ZF,
+            None => flags::CF | flags::PF | flags::ZF,
+        });
+        if stored && POP {
+            core.cpu.fpu.pop();
         }
         Ok(())
     })

@@ -21,6 +21,16 @@ impl Fpu {
 }
 
 impl Core {
+    /// Faults as an access to one byte would. Large areas are touched where processors touch them
+    /// first, so that CR2 is theirs.
+    pub fn touch(&mut self, op: &Op, la: u64, write: bool) -> Result<(), Trap> {
+        if write {
+            self.probe_write(op, la, 1)
+        } else {
+            self.read_linear(la, &mut [0], By::Program)
+        }
+    }
+
     /// Brings FERR# in line with the exception summary.
     fn update_ferr(&mut self, op: &Op) {
         if self.cpu.cr0 & cr0::NE == 0 {
@@ -110,6 +120,7 @@ fn free<const POP: bool>(core: &mut Core, ops: &[Op]) -> Exit {
         core.begin_x87()?;
         core.note_x87(op);
         let fpu = &mut core.cpu.fpu;
+        fpu.status &= !C1;
         fpu.valid &= !(1 << fpu.physical(op.regs[0]));
         if POP {
             fpu.pop();
@@ -189,13 +200,29 @@ fn set_environment(core: &mut Core, bytes: &[u8], wide: bool) {
     fpu.set_control(word(0) as u16);
 }
 
+/// The linear address of an area of words or doublewords that the instruction reads or writes.
+fn area(core: &mut Core, op: &Op, size: usize, wide: bool, write: bool) -> Result<u64, Trap> {
+    let la = core.ea_any(op, size as u64, write)?;
+    core.check_area(op, la, size as u64, if wide { 4 } else { 2 })?;
+    // The first item is touched first, then the last byte.
+    let item = if wide { 4 } else { 2 };
+    let end = la.wrapping_add(item - 1);
+    if (la ^ end) >> 12 != 0 {
+        core.touch(op, la, write)?;
+        core.touch(op, end & !0xfff, write)?;
+    }
+    for at in [la, la.wrapping_add(size as u64 - 1)] {
+        core.touch(op, at, write)?;
+    }
+    Ok(la)
+}
+
 fn store_environment<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         core.check_fpu()?;
         let size = environment_size(WIDE);
-        let la = core.ea_any(op, size as u64, true)?;
+        let la = area(core, op, size, WIDE, true)?;
         let bytes = environment(core, WIDE);
-        core.probe_write(op, la, size as u64)?;
         core.write_linear(la, &bytes[..size], By::Program)?;
         // All exceptions are masked from here on.
         let control = core.cpu.fpu.control | EXCEPTION_BITS;
@@ -209,7 +236,7 @@ fn load_environment<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         core.begin_x87()?;
         let size = environment_size(WIDE);
-        let la = core.ea_any(op, size as u64, false)?;
+        let la = area(core, op, size, WIDE, false)?;
         let mut bytes = [0; 28];
         core.read_linear(la, &mut bytes[..size], By::Program)?;
         set_environment(core, &bytes, WIDE);
@@ -228,7 +255,7 @@ fn save<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         core.check_fpu()?;
         let size = state_size(WIDE);
-        let la = core.ea_any(op, size as u64, true)?;
+        let la = area(core, op, size, WIDE, true)?;
         let head = environment_size(WIDE);
         let mut bytes = [0; 108];
         bytes[..head].copy_from_slice(&environment(core, WIDE)[..head]);
@@ -236,7 +263,6 @@ fn save<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
             let at = head + 10 * usize::from(i);
             bytes[at..at + 10].copy_from_slice(&core.cpu.fpu.st(i).to_bytes());
         }
-        core.probe_write(op, la, size as u64)?;
         core.write_linear(la, &bytes[..size], By::Program)?;
         core.cpu.fpu.init();
         core.update_ferr(op);
@@ -248,7 +274,7 @@ fn restore<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         core.begin_x87()?;
         let size = state_size(WIDE);
-        let la = core.ea_any(op, size as u64, false)?;
+        let la = area(core, op, size, WIDE, false)?;
         let mut bytes = [0; 108];
         core.read_linear(la, &mut bytes[..size], By::Program)?;
         let head = environment_size(WIDE);
@@ -265,10 +291,11 @@ fn restore<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
     })
 }
 
-/// EMMS: all registers are empty.
+/// EMMS: all registers are empty, TOP is 0.
 fn empty(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, _| {
         core.begin_mmx()?;
+        core.enter_mmx();
         core.cpu.fpu.valid = 0;
         Ok(())
     })

@@ -6,7 +6,9 @@ use super::x87::{C1, INDEFINITE};
 use crate::core::Core;
 use crate::exception::Trap;
 use crate::op::{Exit, Handler, Op, run};
-use crate::softfloat::{self, Env, F80, OVERFLOW, PRE_COMPUTATION, Rounding, UNDERFLOW, x87};
+use crate::softfloat::{
+    self, Env, F80, INVALID, OVERFLOW, PRE_COMPUTATION, Rounding, UNDERFLOW, x87,
+};
 use iced_x86::{Instruction, MemorySize, Mnemonic};
 
 /// A memory format to load from.
@@ -67,10 +69,27 @@ macro_rules! stores {
             #[inline(always)]
             fn store<const A: u8>(self, core: &mut Core, op: &Op) -> Result<(), Trap> {
                 let la = core.ea::<A>(op, $size, true)?;
-                core.store(op, la, self.0)
+                store_bytes(core, op, la, self.0)
             }
         }
     )*};
+}
+
+/// Processors write ten bytes in two steps, and a fault may come between them.
+#[inline(always)]
+fn store_bytes<const N: usize>(
+    core: &mut Core,
+    op: &Op,
+    la: u64,
+    bytes: [u8; N],
+) -> Result<(), Trap> {
+    match (bytes.first_chunk::<8>(), bytes.get(8..)) {
+        (Some(first), Some(&[low, high])) => {
+            core.store(op, la, *first)?;
+            core.store(op, la.wrapping_add(8), [low, high])
+        }
+        _ => core.store(op, la, bytes),
+    }
 }
 
 stores! {
@@ -92,7 +111,16 @@ fn load<M: Load, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
         let operand = M::load::<A>(core, op)?;
         core.note_x87(op);
         core.note_x87_data(op);
-        core.x87_push(op, |env| operand.extend(env));
+        if !core.cpu.fpu.is_empty(7) {
+            core.x87_push(op, |_| INDEFINITE);
+            return Ok(());
+        }
+        let mut env = core.cpu.fpu.env();
+        let value = operand.extend(&mut env);
+        // A denormal operand is loaded even if that is unmasked.
+        if core.x87_raise(op, &env) || env.unmasked() & INVALID == 0 {
+            core.cpu.fpu.push(value);
+        }
         Ok(())
     })
 }
@@ -104,7 +132,7 @@ fn store<M: Store, const A: u8, const POP: bool>(core: &mut Core, ops: &[Op]) ->
         let fpu = &core.cpu.fpu;
         let mut env = fpu.env();
         if fpu.is_empty(0) {
-            if env.masked(softfloat::INVALID) {
+            if env.masked(INVALID) {
                 M::round(&mut env, INDEFINITE).store::<A>(core, op)?;
             }
             core.note_x87(op);
@@ -139,7 +167,7 @@ fn load_register(core: &mut Core, ops: &[Op]) -> Exit {
         core.note_x87(op);
         let fpu = &core.cpu.fpu;
         let from = op.regs[0];
-        if fpu.is_empty(from) && fpu.is_empty(7) {
+        if fpu.is_empty(from) {
             if core.x87_stack_fault(op, false) {
                 core.cpu.fpu.push(INDEFINITE);
             }
@@ -172,6 +200,22 @@ fn store_register<const POP: bool>(core: &mut Core, ops: &[Op]) -> Exit {
         if POP {
             fpu.pop();
         }
+        Ok(())
+    })
+}
+
+/// The undocumented FSTPNCE: a store that knows nothing of empty registers.
+fn store_unchecked(core: &mut Core, ops: &[Op]) -> Exit {
+    run(core, ops, |core, op| {
+        core.begin_x87()?;
+        core.note_x87(op);
+        let fpu = &mut core.cpu.fpu;
+        fpu.status &= !C1;
+        if !fpu.is_empty(0) {
+            let value = fpu.st(0);
+            fpu.set_st(op.regs[0], value);
+        }
+        fpu.pop();
         Ok(())
     })
 }
@@ -210,7 +254,6 @@ fn conditional<const C: u8>(core: &mut Core, ops: &[Op]) -> Exit {
         core.note_x87(op);
         let from = op.regs[1];
         let fpu = &mut core.cpu.fpu;
-        fpu.status &= !C1;
         if fpu.is_empty(0) || fpu.is_empty(from) {
             if core.x87_stack_fault(op, false) {
                 core.cpu.fpu.set_st(0, INDEFINITE);
@@ -327,7 +370,8 @@ pub fn handler(i: &Instruction, form: Form, address: u8) -> Option<Handler> {
     Some(match i.mnemonic() {
         M::Fld => load_register,
         M::Fst => store_register::<false>,
-        M::Fstp | M::Fstpnce => store_register::<true>,
+        M::Fstp => store_register::<true>,
+        M::Fstpnce => store_unchecked,
         M::Fxch => exchange,
         M::Fcmovb => conditional::<2>,
         M::Fcmovnb => conditional::<3>,

@@ -8,8 +8,19 @@ use super::{Env, F80, INEXACT, round};
 pub struct Remainder {
     /// The remainder, or a number congruent to it that is closer to it than the dividend was.
     pub value: F80,
-    /// The low three bits of the quotient; `None` if the reduction is incomplete (C2).
-    pub quotient: Option<u8>,
+    /// What is known of the quotient.
+    pub quotient: Quotient,
+}
+
+/// The quotient of a partial remainder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quotient {
+    /// There is none: the operation is invalid, or an operand is a NaN.
+    None,
+    /// The reduction is not complete yet (C2).
+    Incomplete,
+    /// Its low three bits.
+    Low(u8),
 }
 
 /// FPREM: the quotient is truncated (SDM 2 FPREM).
@@ -23,13 +34,13 @@ pub fn remainder_nearest(env: &mut Env, a: F80, b: F80) -> Remainder {
 }
 
 fn partial(env: &mut Env, a: F80, b: F80, nearest: bool) -> Remainder {
-    let done = |value, quotient| Remainder { value, quotient: Some(quotient) };
+    let done = |value, quotient| Remainder { value, quotient: Quotient::Low(quotient) };
     let (x, y) = (a.unpack(env), b.unpack(env));
     if x.is_nan() || y.is_nan() {
-        return done(F80::propagate(env, x, y), 0);
+        return Remainder { value: F80::propagate(env, x, y), quotient: Quotient::None };
     }
     if x.is_infinite() || y.is_zero() {
-        return done(F80::invalid(env), 0);
+        return Remainder { value: F80::invalid(env), quotient: Quotient::None };
     }
     x.note(env);
     y.note(env);
@@ -55,7 +66,7 @@ fn partial(env: &mut Env, a: F80, b: F80, nearest: bool) -> Remainder {
                 store(env, x.sign, exp, ((rest << 64) << shift >> 64) as u64)
             }
         };
-        return Remainder { value, quotient: None };
+        return Remainder { value, quotient: Quotient::Incomplete };
     }
     finish(env, x.sign, x.sig, y.exp, y.sig, distance, nearest)
 }
@@ -101,7 +112,7 @@ fn finish(
         let sig = ((rest << shift) >> 64) as u64;
         store(env, negative, y_exp + 63 - shift as i32, sig)
     };
-    Remainder { value, quotient: Some((quotient & 7) as u8) }
+    Remainder { value, quotient: Quotient::Low((quotient & 7) as u8) }
 }
 
 /// Remainders are exact, but tiny ones may underflow when that is unmasked.

@@ -12,7 +12,7 @@ pub struct Dest {
     /// Exponent of the largest finite number.
     pub emax: i32,
     /// What unmasked overflow takes from the exponent and unmasked underflow adds to it;
-    /// 0 for destinations that then stay unwritten.
+    /// 0 for destinations that then stay unwritten, whatever comes out.
     pub wrap: i32,
 }
 
@@ -106,7 +106,7 @@ fn round_tiny(env: &mut Env, dest: Dest, sign: bool, exp: i32, sig: u128) -> (i3
     let mut probe = *env;
     let (probe_sig, carry) = round_bits(&mut probe, dest.precision, sign, sig);
     let tiny = exp + carry < dest.emin;
-    if tiny && !env.masked(UNDERFLOW) && dest.wrap != 0 {
+    if tiny && !env.masked(UNDERFLOW) {
         env.flags = probe.flags | UNDERFLOW;
         return (exp + carry + dest.wrap, probe_sig);
     }
@@ -118,7 +118,7 @@ fn round_tiny(env: &mut Env, dest: Dest, sign: bool, exp: i32, sig: u128) -> (i3
     env.flags &= !INEXACT;
     let shifted = shift_right_jam(sig, (dest.emin - exp) as u32);
     let (sig, _) = round_bits(env, dest.precision, sign, shifted);
-    if tiny && (env.flags & INEXACT != 0 || !env.masked(UNDERFLOW)) {
+    if tiny && env.flags & INEXACT != 0 {
         env.raise(UNDERFLOW);
     }
     env.flags |= before;
@@ -134,7 +134,7 @@ fn round_large(env: &mut Env, dest: Dest, sign: bool, exp: i32, sig: u128) -> (i
     if exp <= dest.emax {
         return (exp, sig);
     }
-    if !env.masked(OVERFLOW) && dest.wrap != 0 {
+    if !env.masked(OVERFLOW) {
         env.raise(OVERFLOW);
         return (exp - dest.wrap, sig);
     }

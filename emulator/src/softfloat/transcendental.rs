@@ -5,12 +5,12 @@
 //! 8.3.10). The precision control does not apply. Arguments of the trigonometric functions are
 //! reduced by the 66-bit approximation of pi that Intel processors use (SDM 1 8.3.8): a sine near
 //! a large multiple of pi is therefore the sine that real programs see, not the mathematical one.
-//! What the SDM leaves undefined (F2XM1 outside -1..=1, FYL2XP1 far from zero) follows the
-//! mathematical function.
+//! What the SDM leaves undefined: F2XM1 outside -1..=1 gives its operand, as Intel processors do,
+//! and so does FYL2XP1 from -1 down; elsewhere FYL2XP1 follows the mathematical function.
 
 use super::format::{Class, Format, Unpacked};
 use super::wide::Wide;
-use super::{DIVIDE_BY_ZERO, Env, F80};
+use super::{DIVIDE_BY_ZERO, Env, F80, INEXACT};
 
 const LN_2: Wide = Wide::constant(-1, 0xb172_17f7_d1cf_79ab_c9e3_b398_03f2_f6af);
 const LOG2_E: Wide = Wide::constant(0, 0xb8aa_3b29_5c17_f0bb_be87_fed0_691d_3e89);
@@ -40,35 +40,29 @@ pub fn exp2_minus_1(env: &mut Env, x: F80) -> F80 {
         Class::Infinity => x,
         _ => {
             a.note(env);
-            power_minus_1(a).map_or(x, |(value, inexact)| value.round(env, inexact))
+            match power_minus_1(a) {
+                Some(value) => value.round(env, true),
+                None => {
+                    env.raise(INEXACT);
+                    x
+                }
+            }
         }
     }
 }
 
-/// `2^a - 1` for a finite `a`, and whether it is inexact; `None` where it would leave the range
-/// that anyone may ask for.
-fn power_minus_1(a: Unpacked) -> Option<(Wide, bool)> {
-    if a.exp >= 14 {
-        return None;
+/// `2^a - 1` for `a` between -1 and 1; `None` outside, where operands stay as they are, and for 1.
+fn power_minus_1(a: Unpacked) -> Option<Wide> {
+    if a.exp >= 0 {
+        let minus_1 = a.sign && a.exp == 0 && a.sig == 1 << 63;
+        return if minus_1 { Some(Wide::ONE.scaled(-1).negate()) } else { None };
     }
-    let x = Wide::from_unpacked(a);
-    // Split off the integer part: 2^x - 1 = 2^n * (2^f - 1) + (2^n - 1).
-    let whole = if a.exp >= 0 { i32::from((a.sig >> (63 - a.exp)) as u16) } else { 0 };
-    let n = if a.sign { -whole } else { whole };
-    let fraction = x.sub(Wide::from_int(a.sign, whole as u128, 0));
-    let y = fraction.mul(LN_2);
+    let y = Wide::from_unpacked(a).mul(LN_2);
     let mut sum = Wide::ONE;
-    if !fraction.is_zero() {
-        for k in (2..=30).rev() {
-            sum = Wide::ONE.add(y.mul(sum).div_small(k));
-        }
+    for k in (2..=30).rev() {
+        sum = Wide::ONE.add(y.mul(sum).div_small(k));
     }
-    let power = y.mul(sum);
-    if n == 0 {
-        return Some((power, true));
-    }
-    let value = power.scaled(n).add(Wide::ONE.scaled(n)).sub(Wide::ONE);
-    Some((value, !fraction.is_zero()))
+    Some(y.mul(sum))
 }
 
 /// `2 * atanh(s)` for small `s`, which is `ln((1 + s) / (1 - s))`.
@@ -81,8 +75,8 @@ fn twice_artanh(s: Wide) -> Wide {
     s.mul(sum).scaled(1)
 }
 
-/// `log2(x)` for a finite positive `x`, and whether it is inexact.
-fn log2(x: Wide) -> (Wide, bool) {
+/// `log2(x)` for a finite positive `x`.
+fn log2(x: Wide) -> Wide {
     const SQRT_2: u128 = 0xb504_f333_f9de_6484_597d_89b3_754a_be9f;
     let (exp, scaled) = if x.sig > SQRT_2 {
         (x.exp + 1, Wide { exp: -1, ..x })
@@ -92,10 +86,10 @@ fn log2(x: Wide) -> (Wide, bool) {
     let whole = Wide::from_int(exp < 0, u128::from(exp.unsigned_abs()), 0);
     let above = scaled.sub(Wide::ONE);
     if above.is_zero() {
-        return (whole, false);
+        return whole;
     }
     let s = above.div(scaled.add(Wide::ONE));
-    (whole.add(twice_artanh(s).mul(LOG2_E)), true)
+    whole.add(twice_artanh(s).mul(LOG2_E))
 }
 
 /// `y * log2(x)` (FYL2X).
@@ -136,8 +130,7 @@ pub fn log2_times(env: &mut Env, y: F80, x: F80) -> F80 {
     if b.is_zero() || one {
         return F80::zero(sign);
     }
-    let (log, inexact) = log2(Wide::from_unpacked(a));
-    log.mul(Wide::from_unpacked(b)).round(env, inexact)
+    log2(Wide::from_unpacked(a)).mul(Wide::from_unpacked(b)).round(env, true)
 }
 
 /// `y * log2(x + 1)` (FYL2XP1).
@@ -153,23 +146,27 @@ pub fn log2_times_plus_1(env: &mut Env, y: F80, x: F80) -> F80 {
         b.note(env);
         return F80::zero(a.sign != b.sign);
     }
-    if a.sign && a.exp >= 0 || a.is_infinite() && b.is_zero() {
+    if b.is_zero() && !a.is_infinite() {
+        a.note(env);
+        return F80::zero(a.sign != b.sign);
+    }
+    if a.is_infinite() && (a.sign || b.is_zero()) {
         return F80::invalid(env);
     }
     a.note(env);
     b.note(env);
-    let sign = a.sign != b.sign;
     if a.is_infinite() || b.is_infinite() {
-        return F80::infinity(sign);
+        return F80::infinity(a.sign != b.sign);
     }
-    if b.is_zero() {
-        return F80::zero(sign);
+    if a.sign && a.exp >= 0 {
+        env.raise(INEXACT);
+        return x;
     }
     let x = Wide::from_unpacked(a);
     let log = if a.exp < -2 {
         twice_artanh(x.div(x.add(Wide::ONE.scaled(1)))).mul(LOG2_E)
     } else {
-        log2(x.add(Wide::ONE)).0
+        log2(x.add(Wide::ONE))
     };
     log.mul(Wide::from_unpacked(b)).round(env, true)
 }

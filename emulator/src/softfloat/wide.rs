@@ -6,7 +6,7 @@
 use super::f80::round_far;
 use super::format::Unpacked;
 use super::round::shift_right_jam;
-use super::{Env, F80, Format};
+use super::{Env, F80, Format, INEXACT, UNDERFLOW};
 
 /// `sig * 2^(exp - 127)` with bit 127 of `sig` set, or zero.
 #[derive(Clone, Copy, Debug)]
@@ -135,13 +135,26 @@ impl Wide {
         Self { exp: self.exp - shift as i32, sig: quotient << shift, ..self }
     }
 
-    /// Rounds to the 64 bits of a register. The result of a transcendental function is never
-    /// exact, so `inexact` makes sure that it counts as such.
+    /// Rounds to the 64 bits of a register, through 68 bits: a result that is closer to a
+    /// representable number than processors compute counts as that number in every rounding
+    /// mode. An `inexact` result is never reported as exact.
     pub fn round(self, env: &mut Env, inexact: bool) -> F80 {
         if self.is_zero() {
             return F80::zero(self.negative);
         }
-        round_far(env, self.negative, self.exp, self.sig | u128::from(inexact))
+        const LOW: u128 = (1 << 60) - 1;
+        let (mut exp, mut sig) = (self.exp, self.sig);
+        if inexact {
+            env.raise(INEXACT);
+            let (sum, carry) = sig.overflowing_add(LOW / 2 + 1);
+            sig = if carry { 1 << 127 } else { sum & !LOW };
+            exp += i32::from(carry);
+        }
+        let value = round_far(env, self.negative, exp, sig);
+        if inexact && value.sign_exp & 0x7fff == 0 {
+            env.raise(UNDERFLOW);
+        }
+        value
     }
 }
 

@@ -3,7 +3,7 @@
 pub use super::bcd::{from_bcd, to_bcd};
 pub use super::convert::{extend, int_to_f80, store, widen};
 pub use super::f80::{extract, scale};
-pub use super::remainder::{Remainder, remainder, remainder_nearest};
+pub use super::remainder::{Quotient, Remainder, remainder, remainder_nearest};
 pub use super::transcendental::{
     arctan2, cos, exp2_minus_1, log2_times, log2_times_plus_1, sin, sin_cos, tan,
 };
