@@ -224,11 +224,14 @@ impl Core {
                 let moved = offset.wrapping_sub(m.tsc_offset);
                 m.tsc_adjust = m.tsc_adjust.wrapping_add(moved);
                 m.tsc_offset = offset;
+                self.board.tsc_offset_changed(now, offset);
             }
             msr::TSC_ADJUST => {
                 let moved = value.wrapping_sub(m.tsc_adjust);
                 m.tsc_offset = m.tsc_offset.wrapping_add(moved);
                 m.tsc_adjust = value;
+                let offset = m.tsc_offset;
+                self.board.tsc_offset_changed(now, offset);
             }
             msr::SPEC_CTRL if value & !1 == 0 => m.spec_ctrl = value,
             msr::PRED_CMD if value & !1 == 0 => {}
