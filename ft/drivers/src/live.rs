@@ -36,6 +36,9 @@ const DISK_LATENCY: u64 = 20_000;
 const RESEED: Duration = Duration::from_secs(300);
 /// Host time in ns over which the guest's speed is measured.
 const SAMPLE: u64 = 200_000;
+/// The clock's rate is looked at when the guest has run for this long in host ns without a pause: until then its clock
+/// only shows how late the host woke us.
+const RUNNING: u64 = 4_000_000;
 /// Longest wait without a look at anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -92,6 +95,8 @@ struct Live<'a, G> {
     looked: u64,
     /// Where the current sample of the guest's speed began.
     sample: Sample,
+    /// When the last wait ended.
+    woken: u64,
     seeded: Instant,
     busy_ns: u64,
     rate_changes: u64,
@@ -123,6 +128,7 @@ pub fn run<G: Guest>(
         due: VecDeque::new(),
         looked: 0,
         sample: Sample::default(),
+        woken: 0,
         seeded: start,
         busy_ns: 0,
         rate_changes: 0,
@@ -350,7 +356,8 @@ impl<G: Guest> Live<'_, G> {
         self.end_sample(self.host_ns(), 0);
         self.mail.bell.wait(Some(time));
         self.begin_sample();
-        self.pace.waited(self.sample.wall);
+        self.woken = self.sample.wall;
+        self.pace.waited(self.woken);
         self.recorder.tick()
     }
 
@@ -359,7 +366,9 @@ impl<G: Guest> Live<'_, G> {
         self.ends.flush();
         if self.config.timing == Timing::Paced {
             let target = self.pace.target(host);
-            if let Some(rate) = self.pace.adjust(target, self.guest.now().0) {
+            if host - self.woken >= RUNNING
+                && let Some(rate) = self.pace.adjust(target, self.guest.now().0)
+            {
                 self.rate_changes += 1;
                 self.inject(Input::ClockRate(rate));
             }
