@@ -88,7 +88,7 @@ def main():
     parser.add_argument(
         "--option", action="append", default=[], help="an option for every run of the emulator"
     )
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.list or not given.emulator:
         for name, (check, _, _, usual) in CHECKS.items():
             print(
