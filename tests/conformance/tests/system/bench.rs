@@ -184,6 +184,12 @@ impl Bench {
         &mut self.machine.core_mut().cpu
     }
 
+    /// The machine, with its caches brought up to date with what was set.
+    pub fn into_machine(mut self) -> Machine {
+        self.machine.drop_caches();
+        self.machine
+    }
+
     /// Writes to memory.
     pub fn put(&mut self, at: u64, bytes: &[u8]) {
         self.machine.core_mut().ram.store(at as usize, bytes);

@@ -5,6 +5,7 @@ mod bench;
 mod control;
 mod debug;
 mod gates;
+mod invariants;
 mod paging;
 mod protected;
 mod segments;
