@@ -118,8 +118,10 @@ impl Clock {
 
     /// Moves time on to `to` without an instruction: the CPU is halted. Earlier times are ignored.
     pub fn skip_to(&mut self, icount: Icount, to: VirtualNs) {
-        self.rebase(icount);
-        if to > self.base_ns {
+        // Time that does not move leaves the clock as it is: a halted machine that is looked at more often than another
+        // one has the same state.
+        if to > self.now(icount) {
+            self.rebase(icount);
             self.base_ns = to;
             self.base_fraction = 0;
         }
@@ -154,6 +156,23 @@ mod tests {
                 assert!(count.0 == 2_001 || clock.now(Icount(count.0 - 1)) < at);
             }
         }
+    }
+
+    #[test]
+    fn time_that_does_not_move_leaves_no_trace() {
+        let mut clock = Clock::default();
+        clock.set_rate(Icount(3), Rate(0x1_2345_6789));
+        let before = clock.clone();
+        let now = clock.now(Icount(1_000));
+        clock.skip_to(Icount(1_000), now);
+        clock.skip_to(Icount(1_000), VirtualNs(now.0 - 1));
+        assert_eq!(clock, before);
+        let mut steps = clock.clone();
+        for ahead in [1, 5, 5, 3, 9] {
+            steps.skip_to(Icount(1_000), now.after(ahead));
+        }
+        clock.skip_to(Icount(1_000), now.after(9));
+        assert_eq!(clock, steps);
     }
 
     #[test]

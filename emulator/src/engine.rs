@@ -129,16 +129,23 @@ impl Engine {
             let found = if slot.la == la && slot.key == self.keys[(la >> 63) as usize] {
                 *slot
             } else {
+                if core.icount >= core.limit {
+                    // Not even the fetch's fault belongs to this run.
+                    return Exit::Next;
+                }
                 match self.find(core, rip) {
                     Ok(found) => found,
                     Err(Trap) => return Exit::Trap,
                 }
             };
             let start = found.start as usize;
-            let Some(ops) = self.ops.get(start..start + usize::from(found.len)) else {
+            let ops = self.ops.get(start..start + usize::from(found.len)).unwrap_or_default();
+            let Some(first) = ops.first() else {
+                if core.icount >= core.limit {
+                    return Exit::Next;
+                }
                 return self.step_plain(core);
             };
-            let Some(first) = ops.first() else { return self.step_plain(core) };
             loop {
                 let left = core.limit - core.icount;
                 if left < u64::from(found.count) {

@@ -199,7 +199,9 @@ impl<G: Guest> Live<'_, G> {
         let from = self.guest.icount();
         let until = self.slice_end(from.0);
         let stop = self.guest.run(Icount(until));
-        let ran = self.guest.icount().0 - from.0;
+        let reached = self.guest.icount().0;
+        assert!(reached <= until, "the machine ran to {reached}, past {until}");
+        let ran = reached - from.0;
         self.halted = matches!(stop, Stop::Halted(_)) || (self.halted && ran == 0);
         stop
     }
