@@ -3,8 +3,8 @@
 //! Contract: everything that is not named here must be equal to the bit.
 
 use crate::generate::Generated;
-use crate::layout::DATA;
-use crate::state::{self, Outcome};
+use crate::layout::{DATA, USER_CS64};
+use crate::state::{self, Mode, Outcome};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 const CF: u64 = 1;
@@ -31,7 +31,7 @@ pub struct Open {
     pub x87_last_place: bool,
     /// Single-precision lanes may differ by a relative error of 1.5 * 2^-12 each (SDM 2B, RCPPS).
     pub approximate: bool,
-    /// The instruction uses several stack slots, in no specified order: any of them may be the one that faults.
+    /// The instruction makes several accesses in no specified order: any of them may be the one that faults.
     pub any_slot: bool,
     /// Bytes of the data window: offset and length.
     pub memory: Vec<(usize, usize)>,
@@ -44,6 +44,11 @@ pub fn open(generated: &Generated, outcome: &Outcome) -> Open {
     let faulted = outcome.state.rip == generated.case.state.rip;
     if i.is_invalid() {
         return open;
+    }
+    // The upper halves are undefined once the CPU has been outside 64-bit mode (SDM 1 3.4.1.1).
+    let leaves_64 = outcome.state.segments[state::CS] != USER_CS64;
+    if generated.case.mode == Mode::Long64 && leaves_64 {
+        open.gpr_upper = 0xFF;
     }
     repeated(generated, faulted, &mut open);
     if faulted {
@@ -103,11 +108,11 @@ fn repeated(generated: &Generated, faulted: bool, open: &mut Open) {
     let narrow = (0..i.op_count())
         .any(|n| matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
     if narrow {
-        open.gpr_upper = 1 << state::RSI | 1 << state::RDI | 1 << state::RCX;
+        open.gpr_upper |= 1 << state::RSI | 1 << state::RDI | 1 << state::RCX;
     }
 }
 
-/// Instructions that use several stack slots.
+/// Instructions that make several accesses: on the stack, or of a state image.
 fn slots(generated: &Generated, open: &mut Open) {
     let i = &generated.instruction;
     open.any_slot = matches!(
@@ -121,6 +126,18 @@ fn slots(generated: &Generated, open: &mut Open) {
             | Mnemonic::Popa
             | Mnemonic::Popad
             | Mnemonic::Call
+            | Mnemonic::Fldenv
+            | Mnemonic::Fnstenv
+            | Mnemonic::Frstor
+            | Mnemonic::Fnsave
+            | Mnemonic::Fxsave
+            | Mnemonic::Fxsave64
+            | Mnemonic::Fxrstor
+            | Mnemonic::Fxrstor64
+            | Mnemonic::Xsave
+            | Mnemonic::Xsave64
+            | Mnemonic::Xrstor
+            | Mnemonic::Xrstor64
     );
     match i.mnemonic() {
         // The registers that POPA has popped before it faults stay or not.

@@ -53,3 +53,8 @@ fn has_vectors(form: Form) -> bool {
 fn integer_forms() {
     compare(100, 1900, |form| !has_vectors(form));
 }
+
+#[test]
+fn x87_and_vector_forms() {
+    compare(60, 1650, has_vectors);
+}
