@@ -36,6 +36,8 @@ pub struct Core {
     pub seg_base: [u64; 8],
     /// What translated code depends on; see [`Core::update_mode`].
     pub mode: Mode,
+    /// Data on its way through the slow paths of memory accesses.
+    pub scratch: [u8; 16],
     /// Bits of RIP that the code segment's mode has.
     pub rip_mask: u64,
     /// x87, MMX or SSE instructions may fault for CR0 or CR4 reasons.
@@ -83,6 +85,7 @@ impl Core {
             alone: false,
             seg_base: [0; 8],
             mode: Mode { bits: 16, stack32: false, flat: false },
+            scratch: [0; 16],
             rip_mask: 0xFFFF_FFFF,
             fpu_blocked: false,
             sse_blocked: false,

@@ -11,6 +11,7 @@ use iced_x86::{Instruction, Mnemonic, Register};
 struct HalfMmx;
 
 impl Bank for HalfMmx {
+    const READY: bool = false;
     #[inline(always)]
     fn begin(core: &mut Core) -> Result<(), Trap> {
         Mmx::begin(core)

@@ -45,41 +45,54 @@ pub fn shift<T: Int, const K: u8>(flags: &Flags, v: T, count: u64) -> (T, Flags)
     if n == 0 {
         return (v, *flags);
     }
+    shift_some::<T, K>(flags, v, n)
+}
+
+/// The same for a masked count that is not 0. CF goes to bit 63 of the carries and CF xor OF to bit
+/// 62, so that most kinds need no comparison.
+#[inline(always)]
+fn shift_some<T: Int, const K: u8>(flags: &Flags, v: T, n: u32) -> (T, Flags) {
     let x = v.zx();
-    match K {
+    let top = |r: T| r.sx() >> 63;
+    let (r, aux) = match K {
         SHL => {
-            let r = T::of(if n < 64 { x << n } else { 0 });
-            let cf = n <= T::BITS && (x >> (T::BITS - n)) & 1 != 0;
-            (r, result_flags(flags, r, cf, msb(r) != cf))
+            let r = T::of(x << n);
+            let cf = if n <= T::BITS { x >> (T::BITS - n) & 1 } else { 0 };
+            (r, cf << 63 | top(r) << 62)
         }
         SHR => {
-            let r = T::of(x >> n);
-            let cf = (x >> (n - 1)) & 1 != 0;
-            // OF is the top bit for a count of 1; the same formula on the last step otherwise
-            let of = if n == 1 { msb(v) } else { false };
-            (r, result_flags(flags, r, cf, of))
+            // OF is the top bit for a count of 1, else clear
+            let cf = x >> (n - 1) & 1;
+            let of = if n == 1 { top(v) } else { 0 };
+            (T::of(x >> n), cf << 63 | (cf ^ of) << 62)
         }
         SAR => {
             let s = v.sx() as i64;
-            let r = T::of((s >> n) as u64);
-            let cf = (s >> (n - 1)) & 1 != 0;
-            (r, result_flags(flags, r, cf, false))
+            (T::of((s >> n) as u64), ((s >> (n - 1)) as u64 & 1) * (3 << 62))
         }
+        _ => return rotate::<T, K>(flags, v, n),
+    };
+    (r, Flags { result: r.sx(), aux, system: flags.system })
+}
+
+/// ROL, ROR, RCL, RCR: CF and OF change, the other flags stay.
+#[inline(always)]
+fn rotate<T: Int, const K: u8>(flags: &Flags, v: T, n: u32) -> (T, Flags) {
+    let x = v.zx();
+    let m = n % T::BITS;
+    let (r, top) = match K {
         ROL => {
-            let m = n % T::BITS;
             let r = if m == 0 { v } else { T::of(x << m | x >> (T::BITS - m)) };
-            let cf = r.zx() & 1 != 0;
-            (r, with_carry_overflow(flags, cf, msb(r) != cf))
+            (r, r.zx() << 63 | (r.sx() >> 63) << 62)
         }
         ROR => {
-            let m = n % T::BITS;
+            // CF is the top bit, OF that xor the next one
             let r = if m == 0 { v } else { T::of(x >> m | x << (T::BITS - m)) };
-            let cf = msb(r);
-            let second = (r.zx() >> (T::BITS - 2)) & 1 != 0;
-            (r, with_carry_overflow(flags, cf, cf != second))
+            (r, r.zx() << (64 - T::BITS) & 3 << 62)
         }
-        _ => through_carry::<T, K>(flags, v, n),
-    }
+        _ => return through_carry::<T, K>(flags, v, n),
+    };
+    (r, Flags { aux: flags.aux & !(3 << 62) | top, ..*flags })
 }
 
 /// RCL and RCR.
@@ -113,6 +126,18 @@ fn ri<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     })
 }
 
+/// By an immediate that is not 0 and less than the operand's bits.
+fn ri_some<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    run(core, ops, |core, op| {
+        let v = T::reg(&core.cpu, op.regs[0]);
+        let n = (op.imm as u32 & (T::BITS - 1)).max(1);
+        let (r, flags) = shift_some::<T, K>(&core.cpu.flags, v, n);
+        core.cpu.flags = flags;
+        T::set_reg(&mut core.cpu, op.regs[0], r);
+        Ok(())
+    })
+}
+
 fn rc<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         let v = T::reg(&core.cpu, op.regs[0]);
@@ -135,6 +160,9 @@ fn mem<T: Int, const A: u8, const K: u8, const IMM: bool>(core: &mut Core, ops: 
 fn select<const K: u8>(i: &Instruction, address: u8) -> Option<Handler> {
     let size = operand_size(i);
     Some(match form(i)? {
+        Form::RegImm if (1..8 * size as u64).contains(&i.immediate(1)) => {
+            sized!(size, ri_some, K)
+        }
         Form::RegImm => sized!(size, ri, K),
         Form::RegReg => sized!(size, rc, K),
         Form::MemImm => sized_ea!(size, address, mem, K, true),

@@ -8,12 +8,14 @@
 use crate::core::Core;
 use crate::cpu::cr4;
 use crate::exception::{self, Trap};
-use crate::op::{Exit, Handler, Op, run};
+use crate::op::{Exit, Handler, Op, next, run};
 use crate::softfloat::{EXCEPTIONS, Env};
 use iced_x86::{Instruction, OpKind};
 
 /// MMX or XMM registers.
 pub trait Bank: 'static {
+    /// An instruction on them may run unless [`Core::sse_blocked`]; 16-byte operands are aligned.
+    const READY: bool;
     /// Checks that an instruction on them may run.
     fn begin(core: &mut Core) -> Result<(), Trap>;
     /// Reads a register.
@@ -32,6 +34,7 @@ pub trait Bank: 'static {
 pub struct Xmm;
 
 impl Bank for Xmm {
+    const READY: bool = true;
     #[inline(always)]
     fn begin(core: &mut Core) -> Result<(), Trap> {
         core.check_sse()
@@ -60,6 +63,7 @@ impl Bank for Xmm {
 pub struct Mmx;
 
 impl Bank for Mmx {
+    const READY: bool = false;
     #[inline(always)]
     fn begin(core: &mut Core) -> Result<(), Trap> {
         core.begin_mmx()
@@ -116,10 +120,23 @@ impl Core {
     #[inline(always)]
     pub fn load_part<const N: usize, const A: u8>(&mut self, op: &Op) -> Result<u128, Trap> {
         let la = self.ea::<A>(op, N as u64, false)?;
-        let bytes: [u8; N] = self.load(op, la)?;
-        let mut wide = [0; 16];
-        wide[..N].copy_from_slice(&bytes);
-        Ok(u128::from_le_bytes(wide))
+        Ok(widen(self.load::<N>(op, la)?))
+    }
+
+    /// The same for a 64-bit address in 64-bit mode, if the TLB knows the page.
+    #[inline(always)]
+    pub fn part_fast<const N: usize>(&self, op: &Op) -> Option<u128> {
+        self.load_fast::<N>(self.wide(op)).map(widen)
+    }
+
+    /// The same for 16 aligned bytes.
+    #[inline(always)]
+    pub fn aligned_fast(&self, op: &Op) -> Option<u128> {
+        let la = self.wide(op);
+        if la & 15 != 0 {
+            return None;
+        }
+        self.load_fast(la).map(u128::from_le_bytes)
     }
 
     /// Writes a 16-byte operand that must be aligned.
@@ -140,9 +157,7 @@ impl Core {
         value: u128,
     ) -> Result<(), Trap> {
         let la = self.ea::<A>(op, N as u64, true)?;
-        let bytes = value.to_le_bytes();
-        let part = bytes.first_chunk::<N>().expect("at most 16 bytes");
-        self.store(op, la, *part)
+        self.store(op, la, narrow::<N>(value))
     }
 
     /// Records the exceptions of an SSE instruction.
@@ -163,6 +178,34 @@ impl Core {
         let vector =
             if self.cpu.cr4 & cr4::OSXMMEXCPT != 0 { exception::XM } else { exception::UD };
         Err(self.fault(vector))
+    }
+}
+
+/// Up to 16 little-endian bytes as a number. By halves: a vector built on the stack would wait for
+/// the store buffer.
+#[inline(always)]
+pub fn widen<const N: usize>(bytes: [u8; N]) -> u128 {
+    if let Some(b) = bytes.first_chunk::<16>() {
+        return u128::from_le_bytes(*b);
+    }
+    if let Some(b) = bytes.first_chunk::<8>() {
+        return u64::from_le_bytes(*b).into();
+    }
+    if let Some(b) = bytes.first_chunk::<4>() {
+        return u32::from_le_bytes(*b).into();
+    }
+    bytes.iter().rev().fold(0, |wide, &b| wide << 8 | u128::from(b))
+}
+
+/// The low `N` bytes.
+#[inline(always)]
+pub fn narrow<const N: usize>(value: u128) -> [u8; N] {
+    let (whole, half, quarter) =
+        (value.to_le_bytes(), (value as u64).to_le_bytes(), (value as u32).to_le_bytes());
+    match N {
+        0..=4 => *quarter.first_chunk().unwrap_or(&[0; N]),
+        5..=8 => *half.first_chunk().unwrap_or(&[0; N]),
+        _ => *whole.first_chunk().unwrap_or(&[0; N]),
     }
 }
 
@@ -188,6 +231,20 @@ fn registers<B: Bank, V: Vector>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn memory<B: Bank, V: Vector, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == 0
+        && B::READY
+        && !core.sse_blocked
+        && let Some(b) = core.aligned_fast(&ops[0])
+    {
+        let a = B::get(core, ops[0].regs[0]);
+        B::set(core, ops[0].regs[0], V::compute(a, b));
+        return next(core, ops);
+    }
+    memory_slow::<B, V, A>(core, ops)
+}
+
+#[inline(never)]
+fn memory_slow<B: Bank, V: Vector, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         B::begin(core)?;
         let b = B::load::<A>(core, op)?;
@@ -199,6 +256,20 @@ fn memory<B: Bank, V: Vector, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit 
 
 /// A register and a part of one in memory, `N` bytes.
 fn part<B: Bank, V: Vector, const N: usize, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == 0
+        && B::READY
+        && !core.sse_blocked
+        && let Some(b) = core.part_fast::<N>(&ops[0])
+    {
+        let a = B::get(core, ops[0].regs[0]);
+        B::set(core, ops[0].regs[0], V::compute(a, b));
+        return next(core, ops);
+    }
+    part_slow::<B, V, N, A>(core, ops)
+}
+
+#[inline(never)]
+fn part_slow<B: Bank, V: Vector, const N: usize, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         B::begin(core)?;
         let b = core.load_part::<N, A>(op)?;

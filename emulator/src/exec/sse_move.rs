@@ -1,10 +1,10 @@
 //! Moves between MMX, XMM and general registers and memory, whole or in part.
 
 use super::int::Int;
-use super::sse::{Bank, Mmx, Xmm, in_memory, vector};
+use super::sse::{Bank, Mmx, Xmm, in_memory, narrow, vector};
 use crate::core::Core;
 use crate::cpu::RDI;
-use crate::op::{Exit, Handler, Op, run};
+use crate::op::{Exit, Handler, Op, next, run};
 use crate::simd::{arith, shuffle};
 use iced_x86::{Code, Instruction, Mnemonic};
 
@@ -13,6 +13,21 @@ const LOW_32: u128 = u32::MAX as u128;
 
 /// Stores a whole XMM register, aligned.
 fn store_aligned<const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
+    if A == 0 && !core.sse_blocked {
+        let la = core.wide(&ops[0]);
+        let value = Xmm::get(core, ops[0].regs[1]);
+        if la & 15 == 0
+            && let Some(place) = core.store_fast(la)
+        {
+            *place = value.to_le_bytes();
+            return next(core, ops);
+        }
+    }
+    store_aligned_slow::<A>(core, ops)
+}
+
+#[inline(never)]
+fn store_aligned_slow<const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
         core.check_sse()?;
         let value = Xmm::get(core, op.regs[1]);
@@ -22,6 +37,21 @@ fn store_aligned<const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 
 /// Stores `N` bytes of a register from byte `FROM` on.
 fn store<B: Bank, const N: usize, const FROM: u32, const A: u8>(
+    core: &mut Core,
+    ops: &[Op],
+) -> Exit {
+    if A == 0 && B::READY && !core.sse_blocked {
+        let value = B::get(core, ops[0].regs[1]) >> (8 * FROM);
+        if let Some(place) = core.store_fast::<N>(core.wide(&ops[0])) {
+            *place = narrow::<N>(value);
+            return next(core, ops);
+        }
+    }
+    store_slow::<B, N, FROM, A>(core, ops)
+}
+
+#[inline(never)]
+fn store_slow<B: Bank, const N: usize, const FROM: u32, const A: u8>(
     core: &mut Core,
     ops: &[Op],
 ) -> Exit {

@@ -61,7 +61,8 @@ impl Core {
         if let Some(bytes) = self.load_fast(la) {
             return Ok(bytes);
         }
-        self.load_slow::<N>(op, la)
+        self.load_slow(op, la, N)?;
+        Ok(self.scratch())
     }
 
     /// Reads `N` bytes that the instruction will write afterwards: a fault is a write's.
@@ -71,7 +72,15 @@ impl Core {
             return Ok(*bytes);
         }
         self.probe_write(op, la, N as u64)?;
-        self.load_slow::<N>(op, la)
+        self.load_slow(op, la, N)?;
+        Ok(self.scratch())
+    }
+
+    /// What the slow paths hand over: not through the stack, so that the functions of instructions
+    /// can end in tail calls.
+    #[inline(always)]
+    fn scratch<const N: usize>(&self) -> [u8; N] {
+        *self.scratch.first_chunk().expect("accesses have at most 16 bytes")
     }
 
     /// Writes `N` bytes at the linear address `la`.
@@ -81,23 +90,28 @@ impl Core {
             *place = bytes;
             return Ok(());
         }
-        self.store_slow(op, la, &bytes)
+        *self.scratch.first_chunk_mut().expect("accesses have at most 16 bytes") = bytes;
+        self.store_slow(op, la, N)
     }
 
+    /// Reads `size` bytes to the scratch buffer.
     #[cold]
     #[inline(never)]
-    fn load_slow<const N: usize>(&mut self, op: &Op, la: u64) -> Result<[u8; N], Trap> {
-        self.check_address(op, la, N as u64)?;
-        let mut out = [0; N];
-        self.read_linear(la, &mut out, By::Program)?;
-        Ok(out)
+    fn load_slow(&mut self, op: &Op, la: u64, size: usize) -> Result<(), Trap> {
+        self.check_address(op, la, size as u64)?;
+        let mut out = [0; 16];
+        self.read_linear(la, &mut out[..size], By::Program)?;
+        self.scratch = out;
+        Ok(())
     }
 
+    /// Writes `size` bytes from the scratch buffer.
     #[cold]
     #[inline(never)]
-    fn store_slow(&mut self, op: &Op, la: u64, bytes: &[u8]) -> Result<(), Trap> {
-        self.check_address(op, la, bytes.len() as u64)?;
-        self.write_linear(la, bytes, By::Program)
+    fn store_slow(&mut self, op: &Op, la: u64, size: usize) -> Result<(), Trap> {
+        self.check_address(op, la, size as u64)?;
+        let bytes = self.scratch;
+        self.write_linear(la, &bytes[..size], By::Program)
     }
 
     /// Faults as a write of `size` bytes would, without writing.
