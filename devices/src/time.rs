@@ -41,14 +41,17 @@ impl VirtualNs {
     /// Ticks of a clock of `hz` hertz that have passed at this time, rounded down.
     #[must_use]
     pub const fn ticks(self, hz: u64) -> u64 {
-        (self.0 as u128 * hz as u128 / Self::SECOND as u128) as u64
+        // Whole seconds apart from the rest, so that 64 bits do for clocks up to 18 GHz.
+        let (seconds, rest) = (self.0 / Self::SECOND, self.0 % Self::SECOND);
+        seconds.wrapping_mul(hz).wrapping_add(rest * hz / Self::SECOND)
     }
 
     /// The first time at which [`ticks`](Self::ticks) of `hz` is at least `ticks`.
     #[must_use]
     pub const fn of_tick(ticks: u64, hz: u64) -> Self {
-        let ns = (ticks as u128 * Self::SECOND as u128).div_ceil(hz as u128);
-        if ns > u64::MAX as u128 { Self(u64::MAX) } else { Self(ns as u64) }
+        let (seconds, rest) = (ticks / hz, ticks % hz);
+        let rest = (rest * Self::SECOND).div_ceil(hz);
+        Self(seconds.saturating_mul(Self::SECOND).saturating_add(rest))
     }
 }
 

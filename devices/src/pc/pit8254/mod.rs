@@ -33,6 +33,9 @@ pub struct Pit8254 {
     /// Tick and level of channel 0's output at the last [`Pit8254::sync`].
     synced: i64,
     level: bool,
+    /// When it next changes and when it next rises.
+    next_change: Option<VirtualNs>,
+    next_rise: Option<VirtualNs>,
 }
 
 impl Default for Pit8254 {
@@ -42,6 +45,8 @@ impl Default for Pit8254 {
             port_61: 0,
             synced: 0,
             level: true,
+            next_change: None,
+            next_rise: None,
         }
     }
 }
@@ -61,6 +66,7 @@ impl Pit8254 {
         self.channels[0].settle(tick);
         self.synced = tick;
         self.level = edges.level;
+        self.find_next_edges();
         edges
     }
 
@@ -85,14 +91,23 @@ impl Pit8254 {
     }
 
     /// When channel 0's output next rises, or, if `falls_too`, next changes.
+    #[inline]
     pub fn next_edge(&self, falls_too: bool) -> Option<VirtualNs> {
-        let mut channel = self.channels[0].clone();
-        let (mut at, mut rises) = channel.next_edge(self.synced)?;
-        if !rises && !falls_too {
-            channel.settle(at);
-            (at, rises) = channel.next_edge(at)?;
-        }
-        (rises || falls_too).then(|| VirtualNs::of_tick(at.max(0) as u64, HZ))
+        if falls_too { self.next_change } else { self.next_rise }
+    }
+
+    fn find_next_edges(&mut self) {
+        let time = |at: i64| VirtualNs::of_tick(at.max(0) as u64, HZ);
+        let first = self.channels[0].next_edge(self.synced);
+        self.next_change = first.map(|(at, _)| time(at));
+        self.next_rise = match first {
+            Some((fall, false)) => {
+                let mut channel = self.channels[0].clone();
+                channel.settle(fall);
+                channel.next_edge(fall).map(|(at, _)| time(at))
+            }
+            _ => self.next_change,
+        };
     }
 
     /// Reads port 40h-43h or 61h.
