@@ -309,6 +309,12 @@ impl Machine {
         }
     }
 
+    /// Whether a frame injected now for network card `nic` finds room in it: a hint for drivers
+    /// whose networks can wait.
+    pub fn nic_has_room(&self, nic: u8) -> bool {
+        self.core.board.nic_has_room(self.now(), nic)
+    }
+
     /// Takes the oldest output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.core.board.poll_output()

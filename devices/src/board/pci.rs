@@ -82,6 +82,11 @@ impl Board {
         self.wire_pci();
     }
 
+    /// Whether network card `nic` has room for a frame; absent cards drop any number.
+    pub fn nic_has_room(&self, now: VirtualNs, nic: u8) -> bool {
+        self.nics.get(usize::from(nic)).is_none_or(|nic| nic.has_room(now))
+    }
+
     /// The network card that decodes `pa`, and the offset in its registers.
     #[inline]
     fn nic_at(&self, pa: u64) -> Option<(usize, u32)> {

@@ -18,6 +18,10 @@ pub trait Guest {
     fn idle_to(&mut self, to: VirtualNs);
     /// Applies `input` here and now.
     fn inject(&mut self, input: Input);
+    /// Whether a frame injected now for this network card finds room.
+    fn nic_has_room(&self, _nic: u8) -> bool {
+        true
+    }
     /// Takes the oldest output.
     fn poll_output(&mut self) -> Option<Output>;
     /// Hash of the whole state.
@@ -43,6 +47,10 @@ impl Guest for Machine {
 
     fn inject(&mut self, input: Input) {
         Machine::inject(self, input);
+    }
+
+    fn nic_has_room(&self, nic: u8) -> bool {
+        Machine::nic_has_room(self, nic)
     }
 
     fn poll_output(&mut self) -> Option<Output> {

@@ -14,6 +14,7 @@ use crate::slices::Slices;
 use backends::console::ConsoleEvent;
 use backends::console::escape::{self, Command};
 use backends::disk::worker::Completion;
+use backends::net::Received;
 use backends::net::capture::Direction;
 use devices::io::{Input, Output, PowerInput};
 use devices::time::{Icount, Rate, VirtualNs};
@@ -90,6 +91,8 @@ struct Live<'a, G> {
     halted: bool,
     /// Requests that disks have not answered.
     outstanding: usize,
+    /// A frame for a card that had no room.
+    held: Option<Received>,
     /// At a fixed rate: answers and when they are due.
     due: VecDeque<(VirtualNs, Completion)>,
     looked: u64,
@@ -125,6 +128,7 @@ pub fn run<G: Guest>(
         start,
         halted: false,
         outstanding: 0,
+        held: None,
         due: VecDeque::new(),
         looked: 0,
         sample: Sample::default(),
@@ -261,11 +265,13 @@ impl<G: Guest> Live<'_, G> {
             self.answer(completion);
         }
         for n in 0.. {
-            if n == FRAMES {
+            let waiting = self.held.take().or_else(|| self.mail.frames.try_recv().ok());
+            let Some(received) = waiting else { break };
+            if n == FRAMES || !self.guest.nic_has_room(received.nic) {
+                self.held = Some(received);
                 self.mail.bell.waker().wake();
                 break;
             }
-            let Ok(received) = self.mail.frames.try_recv() else { break };
             let time = self.wall_clock();
             self.ends.captured(received.nic, &received.frame, time, Direction::Inbound);
             self.inject(Input::NetRx { nic: received.nic, frame: received.frame });

@@ -271,6 +271,7 @@ impl E1000 {
     ) {
         self.master = master;
         self.deliver(ram, now);
+        self.note_room(now);
         self.transmit(ram, outputs, now);
     }
 
@@ -411,10 +412,12 @@ impl E1000 {
             r::RDT => {
                 self.rx_ring.write(r::RDT - r::RDBAL, value);
                 self.deliver(ram, now);
+                self.note_room(now);
             }
             r::RCTL => {
                 self.rctl = value & rctl::STORED;
                 self.deliver(ram, now);
+                self.note_room(now);
             }
             r::TCTL => {
                 self.tctl = value & tctl::STORED;

@@ -21,6 +21,10 @@ const FRAME_MIN: usize = 60;
 /// Longest frame on the wire, with FCS and VLAN tag, without RCTL.LPE.
 const STANDARD_MAX: usize = 1522;
 
+/// How long the card holds its link partner off by pause frames: 65,535 quanta of 512 bits at
+/// 1 Gb/s (section 3.7.3).
+const PAUSE_NS: u64 = 33_553_920;
+
 /// Status byte of a descriptor.
 mod rx_status {
     pub const DD: u8 = 1 << 0;
@@ -67,6 +71,8 @@ pub(super) struct Receiver {
     buffered: u32,
     /// Bytes of the first packet already in memory.
     written: u32,
+    /// Since when the packet buffer has had no room for another frame of standard size.
+    full_since: Option<VirtualNs>,
 }
 
 impl E1000 {
@@ -108,6 +114,7 @@ impl E1000 {
         self.receiver.buffered += packet.bytes.len() as u32;
         self.receiver.packets.push_back(packet);
         self.deliver(ram, now);
+        self.note_room(now);
     }
 
     fn count_received(&mut self, frame: &[u8], wire_len: usize) {
@@ -215,6 +222,22 @@ impl E1000 {
             if last {
                 self.after_packet(now);
             }
+        }
+    }
+
+    /// Whether a frame that arrives at `now` finds room, or the link partner has waited long enough:
+    /// the effect of flow control, for a partner that can wait. [`E1000::receive`] takes frames at
+    /// any time.
+    pub fn has_room(&self, now: VirtualNs) -> bool {
+        self.receiver.full_since.is_none_or(|since| now.0.saturating_sub(since.0) >= PAUSE_NS)
+    }
+
+    pub(super) fn note_room(&mut self, now: VirtualNs) {
+        let capacity = self.rx_kilobytes as usize * 1024;
+        if self.receiver.buffered as usize + STANDARD_MAX <= capacity {
+            self.receiver.full_since = None;
+        } else if self.receiver.full_since.is_none() {
+            self.receiver.full_since = Some(now);
         }
     }
 

@@ -485,6 +485,21 @@ fn full_rings_fill_the_packet_buffer() {
 }
 
 #[test]
+fn a_full_packet_buffer_holds_the_partner_off_for_a_while() {
+    let mut rig = Rig::new();
+    rig.write(r::RDT, 0);
+    rig.write(r::PBA, 4);
+    rig.receive(&frame_to(MAC, 1514));
+    assert!(rig.card.has_room(rig.now), "2,578 bytes are left");
+    rig.receive(&frame_to(MAC, 1514));
+    assert!(!rig.card.has_room(rig.now));
+    assert!(!rig.card.has_room(rig.now.after(33_553_919)));
+    assert!(rig.card.has_room(rig.now.after(33_553_920)), "pauses end");
+    rig.write(r::RDT, 2);
+    assert!(rig.card.has_room(rig.now));
+}
+
+#[test]
 fn a_long_frame_waits_half_way_for_descriptors() {
     let mut rig = Rig::new();
     rig.write(r::RCTL, rctl::EN | rctl::SECRC | 3 << 16);
