@@ -43,7 +43,9 @@ pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     for (size, (disk, _)) in sizes.iter_mut().zip(&disks) {
         *size = Some(disk.sectors());
     }
-    let nics = if flags.net == NetTarget::None { vec![] } else { vec![flags.mac] };
+    // The embedded guest wants a card even where nothing is plugged into it.
+    let card = flags.net != NetTarget::None || is_embedded(flags);
+    let nics = if card { vec![flags.mac] } else { vec![] };
     let board = BoardConfig { disks: sizes, nics, uarts: flags.serial.len().max(1) as u8 };
     let (boot, named) = direct.unzip();
     let config = Config { ram_bytes: flags.memory, board, direct_boot: boot };
@@ -97,8 +99,13 @@ fn direct_boot(flags: &BootFlags) -> Result<Option<(DirectBoot, NamedBoot)>, Fai
     Ok(Some((DirectBoot { kernel, initrd, append }, named)))
 }
 
+/// Whether the guest is the one that is embedded in the program.
+fn is_embedded(flags: &BootFlags) -> bool {
+    flags.disks.is_empty() && flags.kernel.is_none()
+}
+
 fn disks(flags: &BootFlags) -> Result<Disks, Failure> {
-    if flags.disks.is_empty() && flags.kernel.is_none() {
+    if is_embedded(flags) {
         let mut disk = MemoryDisk::new(counter::IMAGE.to_vec());
         let hash = fingerprint::fingerprint(&mut disk, None).expect("memory can be read");
         return Ok(vec![(Box::new(disk), DiskSource::Embedded(hash))]);
