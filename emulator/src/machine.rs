@@ -278,7 +278,7 @@ impl Machine {
     /// INIT: as reset, but the FPU, most MSRs and the devices stay (SDM 3A table 10-1).
     fn init(&mut self) {
         let core = &mut self.core;
-        let old = core::mem::replace(&mut core.cpu, Cpu::new());
+        let old = core::mem::take(&mut core.cpu);
         core.cpu.fpu = old.fpu;
         core.cpu.xmm = old.xmm;
         core.cpu.mxcsr = old.mxcsr;

@@ -26,7 +26,7 @@ impl Random {
     }
 
     /// The next 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         if self.left == 0 {
             let words = self.chacha();
             for (out, pair) in self.block.iter_mut().zip(words.chunks_exact(2)) {
@@ -89,8 +89,8 @@ mod tests {
         let (mut a, mut b) = (Random::default(), Random::default());
         a.reseed(&[1; 32]);
         b.reseed(&[1; 32]);
-        assert_eq!(a.next(), b.next());
+        assert_eq!(a.draw(), b.draw());
         b.reseed(&[2; 32]);
-        assert_ne!(a.next(), b.next());
+        assert_ne!(a.draw(), b.draw());
     }
 }

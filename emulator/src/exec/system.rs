@@ -623,7 +623,7 @@ fn alignment_flag<const SET: bool>(core: &mut Core, ops: &[Op]) -> Exit {
 /// RDRAND and RDSEED always have a value: CF is set.
 fn random<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
-        let v = core.cpu.random.next();
+        let v = core.cpu.random.draw();
         T::set_reg(&mut core.cpu, op.regs[0], T::of(v));
         core.cpu.flags.set_status(CF);
         Ok(())

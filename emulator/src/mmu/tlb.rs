@@ -149,7 +149,7 @@ impl Tlb {
     #[inline]
     pub fn code(&self, la: u64, user: bool) -> Option<usize> {
         let (tag, offset) = self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)];
-        (tag == self.tag(la, 1)).then(|| offset | (la & 0xFFF) as usize)
+        (tag == self.tag(la, 1)).then_some(offset | (la & 0xFFF) as usize)
     }
 
     /// Caches that the code page of `la` lies at RAM `offset`.
@@ -223,7 +223,7 @@ impl Tlb {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
         for set in 0..SETS {
-            let slot = set * ENTRIES | ((la >> 12) as usize & (ENTRIES - 1));
+            let slot = (set * ENTRIES) | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();
         }
     }
