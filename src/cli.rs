@@ -1,4 +1,6 @@
 //! The flags: one table, from which parsing, help, man pages and completions come.
+// The brackets in help texts are not links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};

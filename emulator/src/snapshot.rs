@@ -1,6 +1,6 @@
 //! The machine's state as bytes, and as a hash.
 //!
-//! Contract: one list of fields, [`State`], serves saving, loading and digests; what is not in it
+//! Contract: one list of fields, `State`, serves saving, loading and digests; what is not in it
 //! is a cache. Loading never panics on hostile bytes.
 
 use crate::core::Core;

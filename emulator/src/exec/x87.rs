@@ -1,6 +1,6 @@
 //! The x87 register stack, its exceptions, and the instructions' common shape (SDM 1 8).
 //!
-//! Contract: an instruction checks for a pending exception first ([`begin`]), reads its operands,
+//! Contract: an instruction checks for a pending exception first (`begin`), reads its operands,
 //! and stores through [`Core::x87_raise`], which says whether the result may be stored. An
 //! unmasked exception is left pending in the status word; the next waiting instruction raises #MF.
 

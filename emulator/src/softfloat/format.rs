@@ -76,7 +76,7 @@ pub trait Format: Copy {
     /// Where results of this format are rounded to.
     fn dest(env: &Env) -> Dest;
 
-    /// Puts a rounded result together (see [`super::round::round`]).
+    /// Puts a rounded result together (see `round`).
     fn pack(sign: bool, exp: i32, sig: u64) -> Self;
 
     /// The quiet NaN with the sign and the payload (top-aligned below bit 63) of `nan`.

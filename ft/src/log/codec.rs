@@ -1,6 +1,6 @@
 //! Entries as bytes: instants as differences to the entry before.
 //!
-//! Contract: [`Encoder`] and [`Decoder`] that start from the same [`Base`] agree; hostile bytes give `None`.
+//! Contract: encoder and decoder that start from the same base agree; hostile bytes give `None`.
 
 use super::entry::{Body, DIGEST_INTERVAL, Entry, Instant};
 use super::varint;
