@@ -115,7 +115,7 @@ fn memory(all: &mut Structures, ram: u64) {
     let mut array = [0u8; 19];
     array[0] = 3; // system board
     array[1] = 3; // system memory
-    array[2] = 6; // multi-bit ECC
+    array[2] = 3; // no error correction
     array[3..7].copy_from_slice(&kib.to_le_bytes());
     array[7..9].copy_from_slice(&0xFFFEu16.to_le_bytes());
     array[9..11].copy_from_slice(&1u16.to_le_bytes());
