@@ -109,7 +109,13 @@ impl Clock {
     pub fn icount_at(&self, at: VirtualNs) -> Option<Icount> {
         let Some(ns) = at.0.checked_sub(self.base_ns.0) else { return Some(self.base_icount) };
         let fixed = (u128::from(ns) << 32).saturating_sub(u128::from(self.base_fraction));
-        let n = u64::try_from(fixed.div_ceil(u128::from(self.rate.0))).ok()?;
+        // A snapshot may say anything: a rate of 0 would never get there.
+        let rate = self.rate.0.max(1);
+        // Four seconds ahead and less, that is nearly always, 64 bits do.
+        let n = match u64::try_from(fixed) {
+            Ok(fixed) => fixed.div_ceil(rate),
+            Err(_) => u64::try_from(fixed.div_ceil(u128::from(rate))).ok()?,
+        };
         self.base_icount.0.checked_add(n).map(Icount)
     }
 
