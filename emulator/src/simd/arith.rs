@@ -2,120 +2,20 @@
 
 use core::array::from_fn;
 
+pub use super::swar::*;
+
 super::kernels! {
-    /// Adds bytes.
-    paddb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| a[i].wrapping_add(b[i])) }
-
-    /// Subtracts bytes.
-    psubb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| a[i].wrapping_sub(b[i])) }
-
-    /// Adds words.
-    paddw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].wrapping_add(b[i])) }
-
-    /// Subtracts words.
-    psubw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].wrapping_sub(b[i])) }
-
-    /// Adds doublewords.
-    paddd(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| a[i].wrapping_add(b[i])) }
-
-    /// Subtracts doublewords.
-    psubd(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| a[i].wrapping_sub(b[i])) }
-
-    /// Adds quadwords.
-    paddq(a, b: [u64; 2]) -> [u64; 2] { from_fn(|i| a[i].wrapping_add(b[i])) }
-
-    /// Subtracts quadwords.
-    psubq(a, b: [u64; 2]) -> [u64; 2] { from_fn(|i| a[i].wrapping_sub(b[i])) }
-
     /// Adds signed bytes with saturation.
     paddsb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| a[i].saturating_add(b[i])) }
-
-    /// Adds unsigned bytes with saturation.
-    paddusb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| a[i].saturating_add(b[i])) }
 
     /// Subtracts signed bytes with saturation.
     psubsb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| a[i].saturating_sub(b[i])) }
 
-    /// Subtracts unsigned bytes with saturation.
-    psubusb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| a[i].saturating_sub(b[i])) }
-
-    /// Averages unsigned bytes, rounding up.
-    pavgb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| ((u32::from(a[i]) + u32::from(b[i]) + 1) >> 1) as u8) }
-
     /// Adds signed words with saturation.
     paddsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| a[i].saturating_add(b[i])) }
 
-    /// Adds unsigned words with saturation.
-    paddusw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].saturating_add(b[i])) }
-
     /// Subtracts signed words with saturation.
     psubsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| a[i].saturating_sub(b[i])) }
-
-    /// Subtracts unsigned words with saturation.
-    psubusw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].saturating_sub(b[i])) }
-
-    /// Averages unsigned words, rounding up.
-    pavgw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| ((u32::from(a[i]) + u32::from(b[i]) + 1) >> 1) as u16) }
-
-    /// The smaller signed bytes.
-    pminsb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| a[i].min(b[i])) }
-
-    /// The larger signed bytes.
-    pmaxsb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| a[i].max(b[i])) }
-
-    /// The smaller unsigned bytes.
-    pminub(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| a[i].min(b[i])) }
-
-    /// The larger unsigned bytes.
-    pmaxub(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| a[i].max(b[i])) }
-
-    /// The smaller signed words.
-    pminsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| a[i].min(b[i])) }
-
-    /// The larger signed words.
-    pmaxsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| a[i].max(b[i])) }
-
-    /// The smaller unsigned words.
-    pminuw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].min(b[i])) }
-
-    /// The larger unsigned words.
-    pmaxuw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].max(b[i])) }
-
-    /// The smaller signed doublewords.
-    pminsd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| a[i].min(b[i])) }
-
-    /// The larger signed doublewords.
-    pmaxsd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| a[i].max(b[i])) }
-
-    /// The smaller unsigned doublewords.
-    pminud(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| a[i].min(b[i])) }
-
-    /// The larger unsigned doublewords.
-    pmaxud(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| a[i].max(b[i])) }
-
-    /// All ones where bytes are equal.
-    pcmpeqb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| u8::from(a[i] == b[i]).wrapping_neg()) }
-
-    /// All ones where signed bytes of `a` are greater.
-    pcmpgtb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| i8::from(a[i] > b[i]).wrapping_neg()) }
-
-    /// All ones where words are equal.
-    pcmpeqw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| u16::from(a[i] == b[i]).wrapping_neg()) }
-
-    /// All ones where signed words of `a` are greater.
-    pcmpgtw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| i16::from(a[i] > b[i]).wrapping_neg()) }
-
-    /// All ones where doublewords are equal.
-    pcmpeqd(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| u32::from(a[i] == b[i]).wrapping_neg()) }
-
-    /// All ones where signed doublewords of `a` are greater.
-    pcmpgtd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| i32::from(a[i] > b[i]).wrapping_neg()) }
-
-    /// All ones where quadwords are equal.
-    pcmpeqq(a, b: [u64; 2]) -> [u64; 2] { from_fn(|i| u64::from(a[i] == b[i]).wrapping_neg()) }
-
-    /// All ones where signed quadwords of `a` are greater.
-    pcmpgtq(a, b: [i64; 2]) -> [i64; 2] { from_fn(|i| i64::from(a[i] > b[i]).wrapping_neg()) }
 
     /// The low halves of word products.
     pmullw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| a[i].wrapping_mul(b[i])) }

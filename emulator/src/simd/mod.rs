@@ -5,8 +5,8 @@
 //! exceptions. MMX instructions use the same functions on values whose upper half is zero; where
 //! an operation is not lane by lane, a `_mmx` variant stands beside it.
 //!
-//! Inner loops work on arrays in memory, behind a call: that is the shape in which compilers turn
-//! them into the host's own vector instructions.
+//! Values stay in general registers: what is needed often is computed on all lanes at once with
+//! masks ([`swar`]), the rest lane by lane with shifts.
 
 pub mod aes;
 pub mod arith;
@@ -14,37 +14,43 @@ pub mod crc32;
 pub mod shift;
 pub mod shuffle;
 pub mod strings;
+pub mod swar;
 
 /// The lanes of a 128-bit value.
 trait Lanes {
-    fn load(bytes: &[u8; 16]) -> Self;
-    fn store(self, bytes: &mut [u8; 16]);
+    fn load(value: u128) -> Self;
+    fn store(self) -> u128;
 }
 
 macro_rules! lanes {
-    ($($lane:ty)*) => {$(
+    ($($lane:ty, $unsigned:ty;)*) => {$(
         impl Lanes for [$lane; 16 / size_of::<$lane>()] {
             #[inline(always)]
-            fn load(bytes: &[u8; 16]) -> Self {
-                const SIZE: usize = size_of::<$lane>();
+            fn load(value: u128) -> Self {
+                let halves = [value as u64, (value >> 64) as u64];
+                const HALF: usize = 8 / size_of::<$lane>();
                 core::array::from_fn(|i| {
-                    let lane = core::array::from_fn(|j| bytes[i * SIZE + j]);
-                    <$lane>::from_le_bytes(lane)
+                    (halves[i / HALF] >> (<$lane>::BITS as usize * (i % HALF))) as $lane
                 })
             }
 
             #[inline(always)]
-            fn store(self, bytes: &mut [u8; 16]) {
-                const SIZE: usize = size_of::<$lane>();
-                for (to, lane) in bytes.chunks_exact_mut(SIZE).zip(self) {
-                    to.copy_from_slice(&lane.to_le_bytes());
+            fn store(self) -> u128 {
+                const HALF: usize = 8 / size_of::<$lane>();
+                let mut halves = [0u64; 2];
+                for (i, lane) in self.into_iter().enumerate() {
+                    let shift = <$lane>::BITS as usize * (i % HALF);
+                    halves[i / HALF] |= u64::from(lane as $unsigned) << shift;
                 }
+                u128::from(halves[0]) | u128::from(halves[1]) << 64
             }
         }
     )*};
 }
 
-lanes!(u8 i8 u16 i16 u32 i32 u64 i64);
+lanes! {
+    u8, u8; i8, u8; u16, u16; i16, u16; u32, u32; i32, u32; u64, u64; i64, u64;
+}
 
 /// Defines functions of two 128-bit values from their effect on lanes.
 macro_rules! kernels {
@@ -52,16 +58,10 @@ macro_rules! kernels {
         -> [$result:ty; $m:literal] $body:block)*) => {$(
         $(#[$meta])*
         pub fn $name(a: u128, b: u128) -> u128 {
-            #[inline(never)]
-            fn run(out: &mut [u8; 16], a: &[u8; 16], b: &[u8; 16]) {
-                let $a = <[$lane; $n] as $crate::simd::Lanes>::load(a);
-                let $b = <[$lane; $n] as $crate::simd::Lanes>::load(b);
-                let result: [$result; $m] = $body;
-                $crate::simd::Lanes::store(result, out);
-            }
-            let mut out = [0; 16];
-            run(&mut out, &a.to_le_bytes(), &b.to_le_bytes());
-            u128::from_le_bytes(out)
+            let $a = <[$lane; $n] as $crate::simd::Lanes>::load(a);
+            let $b = <[$lane; $n] as $crate::simd::Lanes>::load(b);
+            let result: [$result; $m] = $body;
+            $crate::simd::Lanes::store(result)
         }
     )*};
 }

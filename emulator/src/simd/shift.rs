@@ -1,54 +1,65 @@
 //! Packed shifts. Counts beyond the lane give zero, or the sign for arithmetic shifts.
 
-use core::array::from_fn;
+/// `pattern` in every lane of its width.
+#[inline(always)]
+const fn repeat(pattern: u64, width: u32) -> u128 {
+    let mut value = 0;
+    let mut at = 0;
+    while at < 128 {
+        value |= (pattern as u128) << at;
+        at += width;
+    }
+    value
+}
+
+#[inline(always)]
+fn left<const WIDTH: u32>(a: u128, count: u64) -> u128 {
+    if count >= u64::from(WIDTH) {
+        return 0;
+    }
+    let ones = const { repeat(1, WIDTH) };
+    // What comes out of the lane below: the low bits of each lane.
+    let strangers = ones.wrapping_mul((1 << count) - 1);
+    a << count & !strangers
+}
+
+#[inline(always)]
+fn right<const WIDTH: u32>(a: u128, count: u64) -> u128 {
+    if count >= u64::from(WIDTH) {
+        return 0;
+    }
+    let ones = const { repeat(1, WIDTH) };
+    let kept = u64::MAX >> (64 - WIDTH) >> count;
+    a >> count & ones.wrapping_mul(u128::from(kept))
+}
+
+#[inline(always)]
+fn right_signed<const WIDTH: u32>(a: u128, count: u64) -> u128 {
+    let count = count.min(u64::from(WIDTH) - 1);
+    let shifted = right::<WIDTH>(a, count);
+    // Where the sign has come to; from there up, ones: sign * (2^(count + 1) - 1).
+    let sign = shifted & const { repeat(1 << (WIDTH - 1), WIDTH) } >> count;
+    shifted | sign.wrapping_mul((2 << count) - 1)
+}
 
 macro_rules! shifts {
-    ($($(#[$meta:meta])* $name:ident: [$lane:ty; $n:literal], $limit:literal,
-        |$x:ident, $count:ident| $shift:expr;)*) => {$(
-        $(#[$meta])*
+    ($($name:ident $shift:ident $width:literal $doc:literal;)*) => {$(
+        #[doc = $doc]
         pub fn $name(a: u128, count: u64) -> u128 {
-            #[inline(never)]
-            fn run(out: &mut [u8; 16], a: &[u8; 16], $count: u32) {
-                let a = <[$lane; $n] as super::Lanes>::load(a);
-                let result: [$lane; $n] = from_fn(|i| { let $x = a[i]; $shift });
-                super::Lanes::store(result, out);
-            }
-            if count > $limit - 1 {
-                return overlong::<{ <$lane>::MIN != 0 }>(a, $limit);
-            }
-            let mut out = [0; 16];
-            run(&mut out, &a.to_le_bytes(), count as u32);
-            u128::from_le_bytes(out)
+            $shift::<$width>(a, count)
         }
     )*};
 }
 
-/// What a shift by the lane's width or more gives.
-fn overlong<const ARITHMETIC: bool>(a: u128, width: u32) -> u128 {
-    match (ARITHMETIC, width) {
-        (true, 16) => psraw(a, 15),
-        (true, _) => psrad(a, 31),
-        (false, _) => 0,
-    }
-}
-
 shifts! {
-    /// Words left.
-    psllw: [u16; 8], 16, |x, count| x << count;
-    /// Doublewords left.
-    pslld: [u32; 4], 32, |x, count| x << count;
-    /// Quadwords left.
-    psllq: [u64; 2], 64, |x, count| x << count;
-    /// Words right.
-    psrlw: [u16; 8], 16, |x, count| x >> count;
-    /// Doublewords right.
-    psrld: [u32; 4], 32, |x, count| x >> count;
-    /// Quadwords right.
-    psrlq: [u64; 2], 64, |x, count| x >> count;
-    /// Words right, copying the sign.
-    psraw: [i16; 8], 16, |x, count| x >> count;
-    /// Doublewords right, copying the sign.
-    psrad: [i32; 4], 32, |x, count| x >> count;
+    psllw left 16 "Words left.";
+    pslld left 32 "Doublewords left.";
+    psllq left 64 "Quadwords left.";
+    psrlw right 16 "Words right.";
+    psrld right 32 "Doublewords right.";
+    psrlq right 64 "Quadwords right.";
+    psraw right_signed 16 "Words right, copying the sign.";
+    psrad right_signed 32 "Doublewords right, copying the sign.";
 }
 
 /// The whole value left by bytes (PSLLDQ).

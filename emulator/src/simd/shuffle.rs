@@ -15,35 +15,77 @@ super::kernels! {
     /// Narrows signed doublewords to unsigned words with saturation.
     packusdw(a, b: [i32; 4]) -> [u16; 8] { from_fn(|i| (if i < 4 { a[i] } else { b[i - 4] }).clamp(0, 0xffff) as u16) }
 
-    /// Interleaves the lanes of the low halves.
-    punpcklbw(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] }) }
+}
 
-    /// Interleaves the lanes of the high halves.
-    punpckhbw(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| if i % 2 == 0 { a[8 + i / 2] } else { b[8 + i / 2] }) }
+/// Moves the bytes of a quadword apart, to the even ones of 128 bits.
+#[inline]
+fn spread_bytes(x: u64) -> u128 {
+    let x = spread_words(x);
+    (x | x << 8) & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff
+}
 
-    /// Interleaves the lanes of the low halves.
-    punpcklwd(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] }) }
+/// The same for words.
+#[inline]
+fn spread_words(x: u64) -> u128 {
+    let x = spread_doublewords(x);
+    (x | x << 16) & 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff
+}
 
-    /// Interleaves the lanes of the high halves.
-    punpckhwd(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| if i % 2 == 0 { a[4 + i / 2] } else { b[4 + i / 2] }) }
+/// The same for doublewords.
+#[inline]
+fn spread_doublewords(x: u64) -> u128 {
+    u128::from(x & 0xffff_ffff) | u128::from(x >> 32) << 64
+}
 
-    /// Interleaves the lanes of the low halves.
-    punpckldq(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] }) }
+macro_rules! interleave {
+    ($($low:ident $high:ident $spread:ident $width:literal $lanes:literal;)*) => {$(
+        #[doc = concat!("Interleaves the ", $lanes, " of the low halves.")]
+        pub fn $low(a: u128, b: u128) -> u128 {
+            $spread(a as u64) | $spread(b as u64) << $width
+        }
 
-    /// Interleaves the lanes of the high halves.
-    punpckhdq(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| if i % 2 == 0 { a[2 + i / 2] } else { b[2 + i / 2] }) }
+        #[doc = concat!("Interleaves the ", $lanes, " of the high halves.")]
+        pub fn $high(a: u128, b: u128) -> u128 {
+            $low(a >> 64, b >> 64)
+        }
+    )*};
+}
 
-    /// Interleaves the lanes of the low halves.
-    punpcklqdq(a, b: [u64; 2]) -> [u64; 2] { from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] }) }
+interleave! {
+    punpcklbw punpckhbw spread_bytes 8 "bytes";
+    punpcklwd punpckhwd spread_words 16 "words";
+    punpckldq punpckhdq spread_doublewords 32 "doublewords";
+}
 
-    /// Interleaves the lanes of the high halves.
-    punpckhqdq(a, b: [u64; 2]) -> [u64; 2] { from_fn(|i| if i % 2 == 0 { a[1 + i / 2] } else { b[1 + i / 2] }) }
+/// The low quadwords side by side.
+pub fn punpcklqdq(a: u128, b: u128) -> u128 {
+    join_mmx(a, b)
+}
 
-    /// Picks bytes of `a` by the indexes in `b`.
-    pshufb(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| if b[i] & 0x80 != 0 { 0 } else { a[usize::from(b[i] & 15)] }) }
+/// The high quadwords side by side.
+pub fn punpckhqdq(a: u128, b: u128) -> u128 {
+    a >> 64 | b >> 64 << 64
+}
 
-    /// The same among eight bytes.
-    pshufb_mmx(a, b: [u8; 16]) -> [u8; 16] { from_fn(|i| if i >= 8 || b[i] & 0x80 != 0 { 0 } else { a[usize::from(b[i] & 7)] }) }
+/// Bytes of `a` by eight indexes, of which `mask` counts.
+#[inline]
+fn pick_bytes(a: &[u8; 16], indexes: u64, mask: u8) -> u64 {
+    indexes.to_le_bytes().into_iter().rev().fold(0, |bytes, index| {
+        let byte = if index & 0x80 != 0 { 0 } else { a[usize::from(index & mask & 15)] };
+        bytes << 8 | u64::from(byte)
+    })
+}
+
+/// Picks bytes of `a` by the indexes in `b`.
+pub fn pshufb(a: u128, b: u128) -> u128 {
+    let bytes = a.to_le_bytes();
+    let low = pick_bytes(&bytes, b as u64, 15);
+    u128::from(low) | u128::from(pick_bytes(&bytes, (b >> 64) as u64, 15)) << 64
+}
+
+/// The same among eight bytes.
+pub fn pshufb_mmx(a: u128, b: u128) -> u128 {
+    pick_bytes(&a.to_le_bytes(), b as u64, 7).into()
 }
 
 /// Lane `i` of `width` bits.
