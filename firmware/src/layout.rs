@@ -1,4 +1,5 @@
-//! Where the firmware keeps things: fixed addresses of the PC, the EBDA, and the numbers of the services.
+//! Where the firmware keeps things: fixed addresses of the PC, the EBDA, and the numbers of the
+//! services.
 //!
 //! Contract: all state of the firmware lives at these addresses in guest memory. The guest can
 //! overwrite it, so every reader checks what it reads.

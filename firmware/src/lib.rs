@@ -32,7 +32,8 @@ pub const SERVICE_PORT: u16 = 0x0B5;
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI.
     pub gpr: [u64; 8],
-    /// Selectors ES, CS, SS, DS, FS, GS. In real mode a changed selector is loaded with base = selector * 16.
+    /// Selectors ES, CS, SS, DS, FS, GS. In real mode a changed selector is loaded with base =
+    /// selector * 16.
     pub segments: [u16; 6],
     /// Address after the OUT.
     pub ip: u64,

@@ -1,4 +1,5 @@
-//! The machine as the firmware sees it: ports, physical memory, data areas; and one call of a service.
+//! The machine as the firmware sees it: ports, physical memory, data areas; and one call of a
+//! service.
 //!
 //! Contract: nothing here panics whatever the guest has put into registers or memory.
 

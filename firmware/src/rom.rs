@@ -1,4 +1,5 @@
-//! The ROM image: 16-bit stubs at the entry points that software expects, and the tables in fixed places.
+//! The ROM image: 16-bit stubs at the entry points that software expects, and tables in fixed
+//! places.
 //!
 //! Contract: a stub saves AX, puts the number of its service into AL and writes it to the service
 //! port. A service that must wait answers with CF set: the stub then enables interrupts, halts, and

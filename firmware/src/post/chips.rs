@@ -1,4 +1,5 @@
-//! The chips of the ISA side: interrupt controllers, timer, CMOS, keyboard controller, serial ports.
+//! The chips of the ISA side: interrupt controllers, timer, CMOS, keyboard controller, serial
+//! ports.
 
 use crate::layout::{EBDA, bda};
 use crate::pc::Pc;
@@ -73,7 +74,7 @@ pub fn stray_irq(pc: &mut Pc<'_>, second: bool) {
     }
 }
 
-/// PIT channel 0 at 18.2 Hz (mode 2 as AT BIOSes use 3: square wave, count 65536), channel 1 and 2 idle.
+/// PIT channel 0 at 18.2 Hz (mode 3, count 65536), channel 1 as for refresh, speaker off.
 pub fn init_timer(pc: &mut Pc<'_>) {
     pc.out8(0x43, 0x36);
     pc.out8(0x40, 0);
@@ -120,7 +121,8 @@ pub fn init_cmos(pc: &mut Pc<'_>) {
     pc.set_cmos(0x2F, sum.to_be_bytes()[1]);
 }
 
-/// 8042: self-test, scan-code translation and IRQ 1 on, keyboard and mouse ports enabled, keyboard scanning.
+/// 8042: self-test, scan-code translation and IRQ 1 on, keyboard and mouse ports enabled, keyboard
+/// scanning.
 pub fn init_keyboard(pc: &mut Pc<'_>) {
     drain_keyboard(pc);
     keyboard_command(pc, 0xAD);

@@ -1,6 +1,7 @@
 //! Power-on self test: chips, PCI, vectors, data areas, disks, tables.
 //!
-//! Contract: short (no memory test, no delay loop); it waits for a disk only while the disk is busy.
+//! Contract: short (no memory test, no delay loop); it waits for a disk only while the disk is
+//! busy.
 
 pub mod chips;
 pub mod ide;

@@ -1,8 +1,9 @@
 //! PCI configuration: finds the functions of bus 0, assigns their resources and interrupt lines.
 //!
-//! Contract: the same devices give the same addresses. Ports are given out from C000h upwards, memory
-//! from E0000000h upwards, each aligned to its size; what does not fit stays disabled.
-//! PCI Local Bus 3.0, 6.2.5; 82371AB (PIIX4) datasheet for PIRQRC and the power-management function.
+//! Contract: the same devices give the same addresses. Ports are given out from C000h upwards,
+//! memory from E0000000h upwards, each aligned to its size; what does not fit stays disabled.
+//! PCI Local Bus 3.0, 6.2.5; 82371AB (PIIX4) datasheet for PIRQRC and the power-management
+//! function.
 
 use crate::layout::ebda;
 use crate::pc::Pc;

@@ -45,7 +45,8 @@ pub fn rtc_interrupt(pc: &mut Pc<'_>) -> bool {
     flags & AIE != 0
 }
 
-/// Starts a wait of `us` microseconds whose end sets bit 7 of the byte at `flag`; false: one is active.
+/// Starts a wait of `us` microseconds whose end sets bit 7 of the byte at `flag`; false: one is
+/// active.
 pub fn start_wait(pc: &mut Pc<'_>, us: u32, flag: (u16, u16)) -> bool {
     if pc.bda8(bda::WAIT_ACTIVE) & 0x01 != 0 {
         return false;

@@ -108,7 +108,8 @@ fn fadt(facs: u32, dsdt: u32) -> Vec<u8> {
     fadt.split_off(36)
 }
 
-/// MADT: one local APIC, the I/O APIC, the PIT on pin 2, PCI's interrupts and the SCI level-triggered.
+/// MADT: one local APIC, the I/O APIC, the PIT on pin 2, PCI's interrupts and the SCI level-
+/// triggered.
 fn madt() -> Vec<u8> {
     let mut madt = Vec::new();
     madt.extend(0xFEE0_0000u32.to_le_bytes());

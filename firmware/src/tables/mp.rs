@@ -1,4 +1,5 @@
-//! The MultiProcessor specification 1.4 tables: one processor, ISA and PCI interrupts to the I/O APIC.
+//! The MultiProcessor specification 1.4 tables: one processor, ISA and PCI interrupts to the I/O
+//! APIC.
 
 use super::checksum;
 use crate::post::pci::{PIRQ_LINES, SCI};
