@@ -53,6 +53,7 @@ fn an_unbootable_disk_is_passed_over_and_none_is_said() {
     let mut pc = StubPc::new(16 << 20, [first, vec![], vec![], vec![]], None);
     assert_eq!(pc.run(BOOT, 100_000), Stop::Dead);
     assert!(pc.debug.contains("No bootable disk"), "{}", pc.debug);
+    assert_eq!(pc.serial, b"No bootable disk: halted\r\n");
 }
 
 #[test]

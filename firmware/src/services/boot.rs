@@ -5,7 +5,7 @@ use super::transfer::{self, Operation, Progress};
 use super::video;
 use crate::Registers;
 use crate::direct_boot;
-use crate::layout::{BIOS_SEGMENT, ebda};
+use crate::layout::{BIOS_SEGMENT, bda, ebda};
 use crate::pc::{IF, Pc, iret_to, set_carry};
 use crate::rom;
 
@@ -67,14 +67,20 @@ pub fn invalid_opcode(pc: &mut Pc<'_>, registers: &Registers) {
         let at = pc.linear(stack, sp.wrapping_add(offset));
         pc.read16(at)
     });
-    video::print(pc, b"Invalid instruction at ");
-    video::print_hex(pc, cs);
-    video::print(pc, b":");
-    video::print_hex(pc, ip);
-    video::print(pc, b": halted\r\n");
+    let text = alloc::format!("Invalid instruction at {cs:04X}:{ip:04X}: halted\r\n");
+    say(pc, text.as_bytes());
+}
+
+/// Says why nothing goes on: on the screen, and for machines without one on the first serial port.
+fn say(pc: &mut Pc<'_>, text: &[u8]) {
+    video::print(pc, text);
+    let port = pc.bda16(bda::SERIAL);
+    if port != 0 {
+        text.iter().for_each(|&byte| pc.out8(port, byte));
+    }
 }
 
 /// INT 18h: the stub halts after this.
 pub fn failed(pc: &mut Pc<'_>) {
-    video::print(pc, b"No bootable disk: halted\r\n");
+    say(pc, b"No bootable disk: halted\r\n");
 }

@@ -348,14 +348,6 @@ pub fn print_number(pc: &mut Pc<'_>, mut number: u64) {
     print(pc, &digits);
 }
 
-/// Prints four hexadecimal digits.
-pub fn print_hex(pc: &mut Pc<'_>, number: u16) {
-    for shift in [12, 8, 4, 0] {
-        let digit = usize::from(number >> shift & 0xF);
-        print(pc, &b"0123456789ABCDEF"[digit..=digit]);
-    }
-}
-
 /// AH=13h: AL bit 0 moves the cursor, bit 1 says that attributes follow each character.
 fn write_string(call: &mut Call<'_>) {
     let (page, attribute) = call.bh_bl();
