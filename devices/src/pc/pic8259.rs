@@ -1,8 +1,9 @@
 //! Two cascaded 8259A interrupt controllers with the edge/level registers of the PIIX.
 //!
-//! Contract: inputs are levels set by [`Pic8259::set_line`]; the output to the CPU is [`Pic8259::intr`]. As on the
-//! 8259A, an edge-triggered request that is withdrawn before it is acknowledged is forgotten. LTIM of ICW1 has no
-//! effect: the PIIX replaces it by ELCR (82371AB 4.2.2).
+//! Contract: inputs are levels set by [`Pic8259::set_line`]; the output to the CPU is
+//! [`Pic8259::intr`]. As on the 8259A, an edge-triggered request that is withdrawn before it is
+//! acknowledged is forgotten. LTIM of ICW1 has no effect: the PIIX replaces it by ELCR (82371AB
+//! 4.2.2).
 
 use serde::{Deserialize, Serialize};
 

@@ -201,3 +201,28 @@ fn retrace_comes_seventy_times_a_second() {
     }
     assert_eq!(retraces, 70);
 }
+
+#[test]
+fn code_page_437() {
+    let char_of = |character| Cell { character, attribute: 7 }.to_char();
+    for (code, character) in [
+        (0x00, ' '),
+        (0x01, '☺'),
+        (0x1F, '▼'),
+        (0x41, 'A'),
+        (0x7F, '⌂'),
+        (0x80, 'Ç'),
+        (0x9F, 'ƒ'),
+        (0xA0, 'á'),
+        (0xB3, '│'),
+        (0xC4, '─'),
+        (0xDA, '┌'),
+        (0xDB, '█'),
+        (0xE1, 'ß'),
+        (0xF8, '°'),
+        (0xFE, '■'),
+        (0xFF, '\u{A0}'),
+    ] {
+        assert_eq!(char_of(code), character, "{code:02X}");
+    }
+}

@@ -31,21 +31,31 @@ pub struct TextScreen {
 }
 
 impl TextScreen {
-    /// The characters of each row, without blanks at the end; what is not ASCII becomes `?`.
+    /// The characters of each row by code page 437, without blanks at the end.
     pub fn lines(&self) -> Vec<String> {
         let text = |row: &[Cell]| {
-            let line: String = row.iter().map(|cell| printable(cell.character)).collect();
+            let line: String = row.iter().map(|cell| cell.to_char()).collect();
             String::from(line.trim_end())
         };
         self.cells.chunks(self.columns).map(text).collect()
     }
 }
 
-fn printable(character: u8) -> char {
-    match character {
-        0 => ' ',
-        0x20..=0x7E => char::from(character),
-        _ => '?',
+/// Code page 437 outside of ASCII: 01h-1Fh, then 7Fh-FFh.
+const GRAPHICS: &str = "☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼⌂\
+    ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐\
+    └┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{A0}";
+
+impl Cell {
+    /// The character by code page 437; 0 is a blank.
+    pub fn to_char(self) -> char {
+        let graphic = match self.character {
+            0 => return ' ',
+            code @ 0x01..=0x1F => code - 1,
+            code @ 0x20..=0x7E => return char::from(code),
+            code => code - 0x7F + 0x1F,
+        };
+        GRAPHICS.chars().nth(usize::from(graphic)).unwrap_or(' ')
     }
 }
 
