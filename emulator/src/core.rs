@@ -44,12 +44,16 @@ pub struct Core {
     pub fpu_blocked: bool,
     /// SSE instructions may fault for CR0 or CR4 reasons.
     pub sse_blocked: bool,
-    /// Alignment is checked (CR0.AM and RFLAGS.AC in ring 3).
+    /// Alignment is checked (CR0.AM, RFLAGS.AC, CPL 3).
     pub align: bool,
-    /// A data or I/O breakpoint is enabled.
+    /// Data or I/O breakpoints are enabled: every access is compared.
     pub watching: bool,
-    /// DR6 bits of the breakpoints that the accesses of this instruction hit.
+    /// Bits of DR6 for the breakpoints that the instruction in execution has hit.
     pub watch_hits: u64,
+    /// The instruction in execution began with TF set and will trap when it is done.
+    pub single_step: bool,
+    /// What else the cached translations rest on: map of memory, A20 gate.
+    memory_map: (u64, bool),
 }
 
 /// The part of the CPU's state that translation depends on.
@@ -92,6 +96,8 @@ impl Core {
             align: false,
             watching: false,
             watch_hits: 0,
+            single_step: false,
+            memory_map: (0, true),
         };
         core.update_mode();
         core
@@ -195,12 +201,42 @@ impl Core {
         self.rip_mask = if code64 { u64::MAX } else { 0xFFFF_FFFF };
         self.fpu_blocked = cpu.cr0 & (cr0::EM | cr0::TS) != 0;
         self.sse_blocked = cpu.cr0 & (cr0::EM | cr0::TS) != 0 || cpu.cr4 & cr4::OSFXSR == 0;
-        let user = cpu.cpl == 3;
-        let align = user && cpu.cr0 & cr0::AM != 0 && cpu.flags.system & flags::AC != 0;
-        let smap_off = cpu.flags.system & flags::AC != 0 || cpu.cr4 & cr4::SMAP == 0;
-        self.align = align;
         self.watching = self.watches_data();
-        self.tlb.select(user, smap_off, align || self.watching);
+        self.select_privilege();
+    }
+
+    /// The part of [`Core::update_mode`] that CPL and RFLAGS.AC decide: which translations hold.
+    pub fn select_privilege(&mut self) {
+        let cpu = &self.cpu;
+        let user = cpu.cpl == 3;
+        let ac = cpu.flags.system & flags::AC != 0;
+        self.align = user && cpu.cr0 & cr0::AM != 0 && ac;
+        let smap_off = ac || cpu.cr4 & cr4::SMAP == 0;
+        self.tlb.select(user, smap_off, self.align || self.watching);
+    }
+
+    /// Forgets translations if the map of memory or the A20 gate changed.
+    pub fn refresh_memory_map(&mut self) {
+        let map = (self.ram.generation(), self.board.a20());
+        if self.memory_map != map {
+            self.memory_map = map;
+            self.flush_tlb();
+        }
+    }
+
+    /// Whether RFLAGS.RF is in force: it was loaded, or a repeated instruction was left
+    /// unfinished, just before this instruction. (What completes clears RF: SDM 3B 17.3.1.1.)
+    pub fn resuming(&self) -> bool {
+        self.cpu.flags.system & flags::RF != 0 && self.cpu.resume_at == self.icount
+    }
+
+    /// Clears RF if an instruction was completed since it was set.
+    #[inline(always)]
+    pub fn settle_resume(&mut self) {
+        if (self.cpu.flags.system & flags::RF != 0 || self.cpu.resume_at != 0) && !self.resuming() {
+            self.cpu.flags.system &= !flags::RF;
+            self.cpu.resume_at = 0;
+        }
     }
 
     /// Linear address of `offset` in `seg`, checked against type and limit (SDM 3A 5.3, 5.5).

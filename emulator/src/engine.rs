@@ -10,6 +10,7 @@ use crate::decode::{self, Decoded, MAX_INSTRUCTIONS, MAX_LENGTH};
 use crate::exception::{Cause, Trap};
 use crate::op::{Exit, Op};
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use devices::ram::PAGE;
@@ -35,6 +36,9 @@ struct Block {
     mode: Mode,
     /// Next block in the same bucket.
     next: u32,
+    /// Bytes from its start to the end of its last instruction, where that is checked against the
+    /// limit of CS (outside 64-bit mode).
+    span: u32,
 }
 
 /// A block by the linear address it was last found at.
@@ -61,9 +65,16 @@ pub struct Engine {
     /// Conditions under which entries of `recent` hold, for the two halves of the address space.
     keys: [u64; 2],
     key_parts: (u64, u64, bool),
+    /// Bases and limits of CS outside 64-bit mode, by their part of the key.
+    segments: BTreeMap<(u64, u32), u64>,
+    segment: ((u64, u32), u64),
 }
 
 const UNUSED: Recent = Recent { la: 0, key: 0, start: 0, len: 0, count: 0 };
+/// Base and limit of CS that need no part in the key: flat, or 64-bit mode.
+const FLAT_CODE: (u64, u32) = (0, u32::MAX);
+/// Bits of the key for base and limit of CS.
+const SEGMENT_BITS: u32 = 10;
 
 impl Engine {
     /// An empty cache for `pages` pages of memory.
@@ -78,6 +89,8 @@ impl Engine {
             epoch: 0,
             keys: [1; 2],
             key_parts: (0, 0, true),
+            segments: BTreeMap::new(),
+            segment: (FLAT_CODE, 0),
         }
     }
 
@@ -128,6 +141,9 @@ impl Engine {
             let slot = &self.recent[hash(la)];
             let found = if slot.la == la && slot.key == self.keys[(la >> 63) as usize] {
                 *slot
+            } else if core.icount >= core.limit {
+                // The next instruction is not even fetched: that may fault.
+                return Exit::Next;
             } else {
                 if core.icount >= core.limit {
                     // Not even the fetch's fault belongs to this run.
@@ -207,7 +223,26 @@ impl Engine {
             self.key_parts = other;
             self.recent.fill(UNUSED);
         }
-        self.keys = core.tlb.worlds().map(|world| world << 5 | mode);
+        let cs = &core.cpu.segs[CS];
+        let code = if core.mode.bits == 64 { FLAT_CODE } else { (cs.base, cs.limit) };
+        if code != self.segment.0 {
+            self.segment = (code, self.segment_number(code));
+        }
+        let segment = self.segment.1;
+        self.keys = core.tlb.worlds().map(|w| (w << 5 | mode) << SEGMENT_BITS | segment);
+    }
+
+    /// The number that stands for base and limit of CS in the key.
+    fn segment_number(&mut self, code: (u64, u32)) -> u64 {
+        if code == FLAT_CODE {
+            return 0;
+        }
+        if self.segments.len() + 1 >= 1 << SEGMENT_BITS {
+            self.segments.clear();
+            self.recent.fill(UNUSED);
+        }
+        let new = self.segments.len() as u64 + 1;
+        *self.segments.entry(code).or_insert(new)
     }
 
     /// Looks the block at `rip` up by its place, or decodes it.
@@ -233,6 +268,13 @@ impl Engine {
         }
         if id == NONE {
             id = self.translate(core, rip, at, bucket);
+        }
+        if id != NONE && core.mode.bits != 64 {
+            let span = u64::from(self.blocks[id as usize].span);
+            if rip + span > u64::from(core.cpu.segs[CS].limit) + 1 {
+                // It was decoded under a larger limit.
+                id = NONE;
+            }
         }
         let (start, len, count) = if id == NONE {
             self.translate_single(core, rip)?
@@ -262,6 +304,7 @@ impl Engine {
             let first = (at as i64 + i64::from(from)) as usize;
             mark_code(core, first, (to - from) as usize);
         }
+        let span = decoded.ranges.iter().map(|r| r.1).max().unwrap_or(0).max(0) as u32;
         let id = self.blocks.len() as u32;
         self.blocks.push(Block {
             start: self.ops.len() as u32,
@@ -270,6 +313,7 @@ impl Engine {
             at,
             mode: core.mode,
             next: self.buckets[bucket],
+            span,
         });
         self.ops.extend_from_slice(&decoded.ops);
         self.buckets[bucket] = id;

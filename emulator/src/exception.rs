@@ -15,6 +15,9 @@ pub struct Exception {
     pub dr6: u64,
 }
 
+/// DR6.BD: an access to a debug register while DR7.GD is set.
+pub const DR6_BD: u64 = 1 << 13;
+
 macro_rules! vectors {
     ($($(#[$doc:meta])* $name:ident $number:literal $code:ident;)*) => {
         $($(#[$doc])* pub const $name: u8 = $number;)*

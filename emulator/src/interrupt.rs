@@ -31,7 +31,7 @@ pub struct Event {
     pub code: Option<u32>,
     /// RIP to push.
     pub rip: u64,
-    /// RF in the pushed flags (faults).
+    /// RF in the pushed flags: faults, and whatever interrupts a repeated instruction.
     pub rf: bool,
 }
 
@@ -51,8 +51,9 @@ impl Core {
     /// Delivers an exception with all that can follow from it: a double fault, and shutdown.
     pub fn deliver_exception(&mut self, first: Exception) {
         let mut exception = first;
-        let (rip, cpl) = (self.cpu.rip, self.cpu.cpl);
         loop {
+            // A task gate may have switched before it failed: the rest is the new task's.
+            let (rip, task) = (self.cpu.rip, self.cpu.tr);
             if exception.vector == exception::PF {
                 self.cpu.cr2 = exception.address;
             }
@@ -65,10 +66,9 @@ impl Core {
                 source: Source::Exception,
                 code: exception.code,
                 rip,
-                rf: !exception.trap && exception.vector != exception::DF,
+                rf: pushes_rf(&exception) || self.resuming(),
             };
             let Err(Trap) = self.deliver(event) else { return };
-            debug_assert_eq!(self.cpu.cpl, cpl, "a failed delivery changes nothing");
             let Cause::Exception(second) = self.cause else {
                 self.cpu.shutdown = true;
                 return;
@@ -77,7 +77,7 @@ impl Core {
                 self.cpu.shutdown = true;
                 return;
             }
-            exception = if becomes_double(exception.vector, second.vector) {
+            exception = if self.cpu.tr == task && becomes_double(exception.vector, second.vector) {
                 Exception::new(exception::DF)
             } else {
                 second
@@ -88,10 +88,12 @@ impl Core {
     /// Delivers an event through the IDT (or the real-mode vector table).
     ///
     /// # Errors
-    /// An exception met on the way; the CPU's state is as before.
+    /// An exception met on the way; the CPU's state is as before (or, after a task switch, the
+    /// new task's).
     pub fn deliver(&mut self, event: Event) -> Result<(), Trap> {
         let alone = core::mem::replace(&mut self.alone, true);
-        let saved = self.cpu.clone();
+        let (cpl, flags, task) = (self.cpu.cpl, self.cpu.flags.system, self.cpu.tr);
+        let rip = self.cpu.rip;
         let result = if !self.cpu.protected() {
             self.deliver_real(event)
         } else if self.cpu.long_mode() {
@@ -100,13 +102,15 @@ impl Core {
             self.deliver_protected(event)
         };
         self.alone = alone;
-        if result.is_err() {
-            let (a, b) = (self.cpu.cr2, self.cpu.dr[6]);
-            self.cpu = saved;
-            (self.cpu.cr2, self.cpu.dr[6]) = (a, b);
-            self.update_mode();
-        } else {
+        if result.is_ok() {
             self.cpu.halted = false;
+            self.cpu.shadow = false;
+            self.cpu.shadow_debug = false;
+            self.single_step = false;
+        } else if self.cpu.tr == task {
+            // Nothing else is changed before delivery is sure.
+            (self.cpu.cpl, self.cpu.flags.system, self.cpu.rip) = (cpl, flags, rip);
+            self.update_mode();
         }
         result
     }
@@ -116,8 +120,8 @@ impl Core {
         if at + 3 > u64::from(self.cpu.idtr.limit) {
             return Err(self.fault_code(exception::GP, u32::from(event.vector) * 8 + 2));
         }
-        let vector = u32::from_le_bytes(self.system_load(self.cpu.idtr.base + at)?);
-        let flags = self.cpu.flags.get();
+        let vector = u32::from_le_bytes(self.system_load(self.cpu.idtr.base.wrapping_add(at))?);
+        let flags = self.pushed_flags(event);
         let mut frame = self.current_frame();
         self.frame_push(&mut frame, 2, flags)?;
         self.frame_push(&mut frame, 2, self.cpu.segs[CS].selector.into())?;
@@ -128,6 +132,10 @@ impl Core {
         self.cpu.rip = u64::from(vector & 0xFFFF);
         self.update_mode();
         Ok(())
+    }
+
+    fn pushed_flags(&self, event: Event) -> u64 {
+        (self.cpu.flags.get() & !RF) | if event.rf { RF } else { 0 }
     }
 
     /// The stack in use.
@@ -245,13 +253,12 @@ impl Core {
         if !canonical(target) {
             return Err(self.fault_code(exception::GP, e));
         }
-        let flags = self.cpu.flags.get() | if event.rf { RF } else { 0 };
+        let flags = self.pushed_flags(event);
         let (ss, rsp) = (self.cpu.segs[SS].selector, self.cpu.regs[RSP]);
         let cs = self.cpu.segs[CS].selector;
         let mut frame = Frame { ss: Segment::default(), sp: sp & !0xF, mask: u64::MAX, code: e };
         self.cpu.cpl = cpl;
-        self.cpu.flags.system &= !VM;
-        self.update_mode();
+        self.select_privilege();
         for value in [ss.into(), rsp, flags, cs.into(), event.rip] {
             self.frame_push(&mut frame, 8, value)?;
         }
@@ -314,7 +321,7 @@ impl Core {
             return Err(self.fault_code(exception::GP, e));
         }
         let size = if wide { 4 } else { 2 };
-        let flags = self.cpu.flags.get() | if event.rf { RF } else { 0 };
+        let flags = self.pushed_flags(event);
         let old = self.cpu.segs.map(|s| s.selector);
         let old_sp = self.cpu.regs[RSP];
         let mut frame = if cpl < old_cpl || v86 {
@@ -325,7 +332,7 @@ impl Core {
         };
         self.cpu.cpl = cpl;
         self.cpu.flags.system &= !VM;
-        self.update_mode();
+        self.select_privilege();
         if v86 {
             for seg in [GS, FS, DS, ES] {
                 self.frame_push(&mut frame, size, old[seg].into())?;
@@ -409,7 +416,7 @@ impl Core {
         }
         use crate::cpu::flags::{IOPL, VIF};
         let vector = u32::from_le_bytes(self.system_load(u64::from(event.vector) * 4)?);
-        let mut flags = self.cpu.flags.get();
+        let mut flags = self.pushed_flags(event);
         let low_iopl = self.cpu.iopl() < 3;
         if low_iopl {
             let vif = flags & VIF != 0;
@@ -446,7 +453,9 @@ impl Core {
         let e = ext(event);
         let (d, _) = self.available_tss(selector, exception::GP, e)?;
         self.cpu.rip = event.rip;
-        self.switch_task(d, selector, crate::exec::task::Why::Interrupt)?;
+        let flags = self.pushed_flags(event);
+        self.switch_task(d, selector, crate::exec::task::Why::Interrupt, flags, e)?;
+        self.cpu.resume_at = self.icount;
         if let Some(code) = event.code {
             let wide = self.cpu.tr.kind() & 8 != 0;
             let mut frame = self.current_frame();
@@ -460,6 +469,12 @@ impl Core {
 /// The EXT bit: the event is not the program's own INT.
 fn ext(event: Event) -> u32 {
     u32::from(matches!(event.source, Source::Hardware | Source::Exception))
+}
+
+/// Faults push RF set, except instruction breakpoints (SDM 3B 17.3.1.1).
+fn pushes_rf(exception: &Exception) -> bool {
+    let breakpoint = exception.vector == exception::DB && exception.dr6 & 0xF != 0;
+    !exception.trap && !breakpoint && exception.vector != exception::DF
 }
 
 /// SDM 3A table 6-5.

@@ -148,8 +148,10 @@ impl Machine {
 
     /// Does everything that is due at this instant: outputs, signals, timers, interrupts.
     fn attend(&mut self) -> Option<Stop> {
+        self.core.settle_resume();
         loop {
             let core = &mut self.core;
+            core.refresh_memory_map();
             if core.cpu.shutdown {
                 self.reset();
                 return Some(Stop::Reset);
@@ -195,8 +197,8 @@ impl Machine {
             return false;
         };
         core.cpu.halted = false;
-        let event =
-            Event { vector, source: Source::Hardware, code: None, rip: core.cpu.rip, rf: false };
+        let rf = core.resuming();
+        let event = Event { vector, source: Source::Hardware, code: None, rip: core.cpu.rip, rf };
         if core.deliver(event).is_err()
             && let Cause::Exception(exception) = core.cause
         {
@@ -221,26 +223,20 @@ impl Machine {
     /// One instruction, with what single-stepping and breakpoints add.
     fn step(&mut self) -> Exit {
         let core = &mut self.core;
-        let shadow = core.cpu.shadow;
-        let trap = core.cpu.flags.system & TF != 0;
         if let Some(dr6) = core.instruction_breakpoint() {
             core.cause = Cause::Exception(Exception { dr6, ..Exception::new(exception::DB) });
             return Exit::Trap;
         }
-        core.cpu.flags.system &= !crate::cpu::flags::RF;
+        core.single_step = core.cpu.flags.system & TF != 0;
         core.cpu.shadow = false;
         core.cpu.shadow_debug = false;
         core.watch_hits = 0;
         let exit = self.engine.step(&mut self.core);
         let core = &mut self.core;
-        if exit == Exit::Trap {
-            core.cpu.shadow |= shadow && core.cause == Cause::Alone;
-            return exit;
-        }
-        core.cpu.pending_debug |= core.watch_hits;
-        if trap && core.cpu.flags.system & TF != 0 && !core.cpu.shadow_debug {
-            // After MOV SS and POP SS the trap is lost, not late (SDM 3A 6.8.3).
-            core.cpu.pending_debug |= 1 << 14;
+        // After MOV SS and POP SS the single-step trap is lost, not late (SDM 3A 6.8.3).
+        let trap = core::mem::take(&mut core.single_step) && !core.cpu.shadow_debug;
+        if exit != Exit::Trap {
+            core.cpu.pending_debug |= core.watch_hits | u64::from(trap) << 14;
         }
         exit
     }

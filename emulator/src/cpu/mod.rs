@@ -275,8 +275,10 @@ pub struct Cpu {
     pub shadow_debug: bool,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
-    /// A single-step trap for the instruction just executed waits (bits of DR6).
+    /// A debug trap for the instruction just executed waits (bits of DR6).
     pub pending_debug: u64,
+    /// The instruction count at which RF is in force; later it counts as clear.
+    pub resume_at: u64,
     /// RDRAND, RDSEED.
     pub random: random::Random,
 }
@@ -318,6 +320,7 @@ impl Cpu {
             shadow_debug: false,
             nmi_blocked: false,
             pending_debug: 0,
+            resume_at: 0,
             random: random::Random::default(),
         }
     }

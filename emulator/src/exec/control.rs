@@ -1,9 +1,10 @@
 //! INT n, INT3, INTO, INT1, BOUND, SYSCALL, SYSRET, SYSENTER, SYSEXIT.
 
 use super::int::Int;
+use super::transfer::transfer;
 use super::{Context, operand_size};
 use crate::core::{Core, canonical};
-use crate::cpu::flags::{IF, RF, VM};
+use crate::cpu::flags::{IF, RF, TF, VM};
 use crate::cpu::{CS, RCX, RDX, RSP, SS, Segment, efer};
 use crate::exception::{self, Trap};
 use crate::interrupt::{Event, Source};
@@ -18,21 +19,23 @@ fn deliver(core: &mut Core, op: &Op, vector: u8, source: Source) -> Result<u64, 
 }
 
 fn int_n(core: &mut Core, ops: &[Op]) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| deliver(core, op, op.imm as u8, Source::Software))
+    transfer(core, ops, |core, op| deliver(core, op, op.imm as u8, Source::Software))
 }
 
 fn int3(core: &mut Core, ops: &[Op]) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| {
-        deliver(core, op, exception::BP, Source::Breakpoint)
-    })
+    transfer(core, ops, |core, op| deliver(core, op, exception::BP, Source::Breakpoint))
 }
 
 fn int1(core: &mut Core, ops: &[Op]) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| deliver(core, op, exception::DB, Source::Exception))
+    transfer(core, ops, |core, op| {
+        let rip = deliver(core, op, exception::DB, Source::Exception)?;
+        core.cpu.dr[7] &= !(1 << 13);
+        Ok(rip)
+    })
 }
 
 fn into(core: &mut Core, ops: &[Op]) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| {
+    transfer(core, ops, |core, op| {
         if core.cpu.flags.of() {
             return deliver(core, op, exception::OF, Source::Breakpoint);
         }
@@ -76,6 +79,15 @@ fn set_level(core: &mut Core, cpl: u8, cs: u16, ss: u16, long: bool) {
     core.update_mode();
 }
 
+/// SYSCALL and SYSRET trap by the TF that they leave, not by the one that they found, so that a
+/// kernel whose IA32_FMASK clears TF is entered without a trap and returns into one.
+fn trap_if_set(core: &mut Core) {
+    core.single_step = false;
+    if core.cpu.flags.system & TF != 0 {
+        core.cpu.pending_debug |= 1 << 14;
+    }
+}
+
 fn syscall(core: &mut Core, ops: &[Op]) -> Exit {
     run_last(core, ops, Exit::Event, |core, op| {
         if core.mode.bits != 64 || core.cpu.efer & efer::SCE == 0 {
@@ -88,6 +100,7 @@ fn syscall(core: &mut Core, ops: &[Op]) -> Exit {
         let (target, mask, cs) = (m.lstar, m.sfmask, (m.star >> 32) as u16 & 0xFFFC);
         core.cpu.flags.set(flags & !mask & !RF);
         set_level(core, 0, cs, cs.wrapping_add(8), true);
+        trap_if_set(core);
         Ok(target)
     })
 }
@@ -107,6 +120,7 @@ fn sysret<const WIDE: bool>(core: &mut Core, ops: &[Op]) -> Exit {
         let base = (core.cpu.msrs.star >> 48) as u16;
         let cs = base.wrapping_add(if WIDE { 16 } else { 0 }) | 3;
         core.cpu.flags.set(flags);
+        trap_if_set(core);
         set_level(core, 3, cs, base.wrapping_add(8) | 3, WIDE);
         Ok(if WIDE { rip } else { rip & 0xFFFF_FFFF })
     })

@@ -136,8 +136,20 @@ impl Core {
     }
 
     /// The upper half of the base of a 16-byte system descriptor (64-bit mode).
-    pub fn descriptor_high(&mut self, d: &Descriptor) -> Result<u64, Trap> {
+    ///
+    /// # Errors
+    /// #GP if it lies outside the table, or its type field is not 0.
+    pub fn descriptor_high(&mut self, d: &Descriptor, selector: u16) -> Result<u64, Trap> {
+        let table =
+            if selector & 4 == 0 { self.cpu.gdtr.limit.into() } else { self.cpu.ldtr.limit };
+        let bad = code_of(selector);
+        if u32::from(selector & 0xFFF8) + 15 > table {
+            return Err(self.fault_code(exception::GP, bad));
+        }
         let high = u64::from_le_bytes(self.system_load(d.at.wrapping_add(8))?);
+        if high >> 40 & 0x1F != 0 {
+            return Err(self.fault_code(exception::GP, bad));
+        }
         Ok(high & 0xFFFF_FFFF)
     }
 
@@ -464,7 +476,10 @@ impl Core {
         }
         let mut loaded = d.segment(selector);
         if self.cpu.long_mode() {
-            loaded.base |= self.descriptor_high(&d)? << 32;
+            loaded.base |= self.descriptor_high(&d, selector)? << 32;
+            if !canonical(loaded.base) {
+                return Err(self.fault_code(vector, code_of(selector)));
+            }
         }
         self.cpu.ldtr = loaded;
         Ok(())
@@ -491,7 +506,10 @@ fn ltr<const MEM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
         if !d.present() {
             return Err(core.fault_code(exception::NP, bad));
         }
-        let high = if core.cpu.long_mode() { core.descriptor_high(&d)? << 32 } else { 0 };
+        let high = if core.cpu.long_mode() { core.descriptor_high(&d, sel)? << 32 } else { 0 };
+        if !canonical(d.base() | high) {
+            return Err(core.fault_code(exception::GP, bad));
+        }
         d.raw |= 2 << 40; // busy
         core.system_store(d.at.wrapping_add(5), &[(d.raw >> 40) as u8])?;
         core.cpu.tr = d.segment(sel);

@@ -251,15 +251,7 @@ impl Core {
         let old = self.cpu.flags.get();
         let rf = if bits > 16 { RF } else { 0 };
         self.cpu.flags.set((old & !change & !rf) | (v & change));
-        self.trap_of(old);
         Ok(())
-    }
-
-    /// A single-step trap follows an instruction that began with TF, even if it cleared TF.
-    pub fn trap_of(&mut self, old_flags: u64) {
-        if old_flags & TF != 0 {
-            self.cpu.pending_debug |= 1 << 14;
-        }
     }
 
     /// POPF in virtual-8086 mode with IOPL < 3 (SDM 3A 20.2.7, 20.3.3.4).

@@ -7,7 +7,7 @@
 use super::int::Int;
 use super::{Context, size_of};
 use crate::core::Core;
-use crate::cpu::flags::{DF, Flags};
+use crate::cpu::flags::{DF, Flags, RF};
 use crate::cpu::{ES, FLAT, RAX, RCX, RDI, RDX, RSI};
 use crate::exception::Trap;
 use crate::op::{Exit, Handler, Op, REP, REPNE, leave, run, trap};
@@ -233,6 +233,11 @@ fn repeated<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
     }
     let rip = if finished { core.next_rip(op) } else { core.op_rip(op) };
     core.icount += done - 1;
+    if !finished {
+        // What interrupts the rest pushes RF set (SDM 3B 17.3.1.1).
+        core.cpu.flags.system |= RF;
+        core.cpu.resume_at = core.icount_of(op) + 1;
+    }
     leave(core, op, rip, if io { Exit::Event } else { Exit::Next })
 }
 

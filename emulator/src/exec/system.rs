@@ -60,13 +60,20 @@ impl Core {
         }
         if paging && old & cr0::PG == 0 {
             if self.cpu.efer & efer::LME != 0 {
-                if self.cpu.cr4 & cr4::PAE == 0 || self.cpu.segs[CS].long() {
+                let tss_16 = self.cpu.tr.usable && self.cpu.tr.kind() & 8 == 0;
+                if self.cpu.cr4 & cr4::PAE == 0 || self.cpu.segs[CS].long() || tss_16 {
                     return Err(self.fault(exception::GP));
                 }
                 self.cpu.efer |= efer::LMA;
             } else if self.cpu.cr4 & cr4::PAE != 0 {
                 self.load_pdptes(self.cpu.cr3)?;
             }
+        } else if paging
+            && (old ^ new) & (cr0::CD | cr0::NW) != 0
+            && self.cpu.cr4 & cr4::PAE != 0
+            && !self.cpu.long_mode()
+        {
+            self.load_pdptes(self.cpu.cr3)?;
         }
         if !paging {
             self.cpu.efer &= !efer::LMA;
@@ -253,7 +260,7 @@ impl Core {
             msr::FS_BASE => self.set_base(FS, value),
             msr::GS_BASE => self.set_base(GS, value),
             msr::KERNEL_GS_BASE => m.kernel_gs_base = value,
-            msr::TSC_AUX => m.tsc_aux = value & 0xFFFF_FFFF,
+            msr::TSC_AUX if value >> 32 == 0 => m.tsc_aux = value,
             n if (msr::MTRR_PHYSBASE0..msr::MTRR_PHYSBASE0 + 16).contains(&n) => {
                 m.mtrr_variable[(n - msr::MTRR_PHYSBASE0) as usize] = value;
             }
@@ -337,9 +344,15 @@ fn wrmsr(core: &mut Core, ops: &[Op]) -> Exit {
     })
 }
 
+/// #UD for control registers that are not there, whatever the privilege.
+fn existing(core: &mut Core, op: &Op) -> Result<(), Trap> {
+    if matches!(op.imm2, 0 | 2 | 3 | 4 | 8) { Ok(()) } else { Err(core.fault(exception::UD)) }
+}
+
 /// MOV from CRn; the number is in `imm2`.
 fn from_cr(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
+        existing(core, op)?;
         core.privileged()?;
         let value = match op.imm2 {
             0 => core.cpu.cr0,
@@ -370,6 +383,7 @@ fn wide_reg(core: &Core, reg: u8) -> u64 {
 
 fn to_cr(core: &mut Core, ops: &[Op]) -> Exit {
     event(core, ops, |core, op| {
+        existing(core, op)?;
         core.privileged()?;
         let value = wide_reg(core, op.regs[1]);
         match op.imm2 {
@@ -406,8 +420,10 @@ fn debug_number(core: &mut Core, n: u16) -> Result<usize, Trap> {
 fn debug_access(core: &mut Core) -> Result<(), Trap> {
     core.privileged()?;
     if core.cpu.dr[7] & (1 << 13) != 0 {
-        let exception =
-            exception::Exception { dr6: 1 << 13, ..exception::Exception::new(exception::DB) };
+        let exception = exception::Exception {
+            dr6: exception::DR6_BD,
+            ..exception::Exception::new(exception::DB)
+        };
         return Err(core.raise(exception));
     }
     Ok(())
@@ -415,8 +431,8 @@ fn debug_access(core: &mut Core) -> Result<(), Trap> {
 
 fn from_dr(core: &mut Core, ops: &[Op]) -> Exit {
     run(core, ops, |core, op| {
-        debug_access(core)?;
         let n = debug_number(core, op.imm2)?;
+        debug_access(core)?;
         set_wide(core, op.regs[0], core.cpu.dr[n]);
         Ok(())
     })
@@ -424,8 +440,8 @@ fn from_dr(core: &mut Core, ops: &[Op]) -> Exit {
 
 fn to_dr(core: &mut Core, ops: &[Op]) -> Exit {
     event(core, ops, |core, op| {
-        debug_access(core)?;
         let n = debug_number(core, op.imm2)?;
+        debug_access(core)?;
         let value = wide_reg(core, op.regs[1]);
         if n >= 6 && value >> 32 != 0 {
             return Err(core.fault(exception::GP));
@@ -480,6 +496,7 @@ fn invlpg(core: &mut Core, ops: &[Op]) -> Exit {
         core.privileged()?;
         let offset = core.offset(op) & op.address_mask();
         let la = offset.wrapping_add(core.seg_base[usize::from(op.seg & 7)]);
+        let la = if core.mode.bits == 64 { la } else { la & 0xFFFF_FFFF };
         if canonical(la) {
             core.tlb.flush_page(la);
         }

@@ -5,6 +5,7 @@ use crate::core::Core;
 use crate::cpu::flags::{NT, VM};
 use crate::cpu::{CS, DS, ES, FS, GS, SS, Segment, cr0, cr4};
 use crate::exception::{self, Trap};
+use crate::mmu::By;
 
 /// What caused a task switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +57,29 @@ impl Core {
         Ok((d, selector))
     }
 
-    /// Switches to the task of the TSS descriptor `d`. RIP is that of the next instruction.
-    pub fn switch_task(&mut self, d: Descriptor, selector: u16, why: Why) -> Result<(), Trap> {
+    /// Switches to the task of the TSS descriptor `d`. RIP is that of the next instruction;
+    /// `flags` are saved for the old task; `e` is the EXT bit.
+    ///
+    /// # Errors
+    /// Before TR changes: the old task's exceptions, and nothing has happened. Afterwards: the new
+    /// task's.
+    pub fn switch_task(
+        &mut self,
+        d: Descriptor,
+        selector: u16,
+        why: Why,
+        flags: u64,
+        e: u32,
+    ) -> Result<(), Trap> {
+        self.must_be_alone()?;
         let wide = d.kind() & 8 != 0;
         if d.limit() < if wide { 0x67 } else { 0x2B } {
-            return Err(self.fault_code(exception::TS, code_of(selector)));
+            return Err(self.fault_code(exception::TS, code_of(selector) | e));
         }
         let base = d.base();
         let new = self.read_tss(base, wide)?;
-        self.save_task(why)?;
+        self.probe_tss(base, d.at, why)?;
+        self.save_task(why, flags)?;
         let old_selector = self.cpu.tr.selector;
         if why != Why::Return {
             let busy = [(d.raw >> 40) as u8 | 2];
@@ -78,6 +93,27 @@ impl Core {
         self.cpu.tr = tr;
         self.cpu.cr0 |= cr0::TS;
         self.load_task(&new, why)
+    }
+
+    /// Faults for whatever the switch will write, before it writes anything.
+    fn probe_tss(&mut self, base: u64, at: u64, why: Why) -> Result<(), Trap> {
+        let tr = self.cpu.tr;
+        let (first, last) = if tr.kind() & 8 != 0 { (0x20, 0x5D) } else { (0x0E, 0x29) };
+        for offset in [first, last] {
+            self.probe_linear(tr.base.wrapping_add(offset), By::System)?;
+        }
+        if matches!(why, Why::Jump | Why::Return) {
+            let old = u64::from(tr.selector & 0xFFF8) + 5;
+            self.probe_linear(self.cpu.gdtr.base.wrapping_add(old), By::System)?;
+        }
+        if why != Why::Return {
+            self.probe_linear(at.wrapping_add(5), By::System)?;
+        }
+        if matches!(why, Why::Call | Why::Interrupt) {
+            self.probe_linear(base, By::System)?;
+            self.probe_linear(base.wrapping_add(1), By::System)?;
+        }
+        Ok(())
     }
 
     fn read_tss(&mut self, base: u64, wide: bool) -> Result<Saved, Trap> {
@@ -113,9 +149,8 @@ impl Core {
     }
 
     /// Writes the registers to the old TSS and marks it available where the switch does not nest.
-    fn save_task(&mut self, why: Why) -> Result<(), Trap> {
+    fn save_task(&mut self, why: Why, mut flags: u64) -> Result<(), Trap> {
         let tr = self.cpu.tr;
-        let mut flags = self.cpu.flags.get();
         if why == Why::Return {
             flags &= !NT;
         }
@@ -165,6 +200,8 @@ impl Core {
         let nested = matches!(why, Why::Call | Why::Interrupt);
         let flags = u64::from(new.eflags) | if nested { NT } else { 0 };
         self.cpu.flags.set(flags);
+        // Local breakpoints do not outlive their task (SDM 3B 17.2.4).
+        self.cpu.dr[7] &= !0x155;
         self.cpu.ldtr = Segment::default();
         for (seg, &selector) in self.cpu.segs.iter_mut().zip(&new.selectors) {
             *seg = Segment { selector, ..Segment::default() };
@@ -180,6 +217,10 @@ impl Core {
         self.load_ldt(new.ldt, exception::TS)?;
         if flags & VM == 0 {
             self.load_task_segments(new)?;
+        }
+        let limit = u64::from(self.cpu.segs[CS].limit);
+        if self.cpu.rip > limit {
+            return Err(self.fault(exception::GP));
         }
         if new.trap {
             self.cpu.pending_debug |= 1 << 15;

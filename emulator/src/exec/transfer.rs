@@ -9,7 +9,7 @@ use crate::cpu::flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM};
 use crate::cpu::{CS, DS, ES, FS, GS, RSP, SS, Segment};
 use crate::exception::{self, Trap};
 use crate::interrupt::Frame;
-use crate::op::{Exit, Handler, Op, run_last};
+use crate::op::{Exit, Handler, Op, leave, trap};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 impl Core {
@@ -113,20 +113,29 @@ impl Core {
             return Err(self.fault_code(exception::NP, code));
         }
         if gate {
-            return self.call_gate(op, d, call);
+            return self.call_gate(op, d, selector, call);
         }
         let why = if call { Why::Call } else { Why::Jump };
         let (tss, tss_selector) = if d.kind() == 5 {
             self.available_tss((d.raw >> 16) as u16, exception::GP, 0)?
+        } else if selector & 4 != 0 {
+            return Err(self.fault_code(exception::GP, code));
         } else {
             (*d, selector)
         };
         self.cpu.rip = self.next_rip(op);
-        self.switch_task(tss, tss_selector, why)?;
+        let flags = self.cpu.flags.get() & !RF;
+        self.switch_task(tss, tss_selector, why, flags, 0)?;
         Ok(self.cpu.rip)
     }
 
-    fn call_gate(&mut self, op: &Op, gate: &Descriptor, call: bool) -> Result<u64, Trap> {
+    fn call_gate(
+        &mut self,
+        op: &Op,
+        gate: &Descriptor,
+        gate_selector: u16,
+        call: bool,
+    ) -> Result<u64, Trap> {
         let long = self.cpu.long_mode();
         let selector = (gate.raw >> 16) as u16;
         let code = code_of(selector);
@@ -138,11 +147,7 @@ impl Core {
             target &= 0xFFFF;
         }
         if long {
-            let high = u64::from_le_bytes(self.system_load(gate.at.wrapping_add(8))?);
-            if high >> 40 & 0x1F != 0 {
-                return Err(self.fault_code(exception::GP, code));
-            }
-            target |= high << 32;
+            target |= self.descriptor_high(gate, gate_selector)? << 32;
         }
         let mut d = self.descriptor_or(selector, exception::GP, 0)?;
         let cpl = self.cpu.cpl;
@@ -170,13 +175,14 @@ impl Core {
         let old_cs = self.cpu.segs[CS].selector;
         let inner = !d.is_conforming() && d.dpl() < cpl;
         let new_cpl = if inner { d.dpl() } else { cpl };
-        let mut frame =
-            if inner { self.gate_stack(gate, size, new_cpl, long)? } else { self.current_frame() };
-        // The pushes are the inner ring's; a fault puts all of this back.
-        self.cpu.cpl = new_cpl;
-        self.update_mode();
-        self.frame_push(&mut frame, size, old_cs.into())?;
-        self.frame_push(&mut frame, size, next)?;
+        let mut frame = self.current_frame();
+        if inner {
+            frame = self.gate_stack(gate, size, new_cpl, next)?;
+        } else {
+            self.frame_push(&mut frame, size, old_cs.into())?;
+            self.frame_push(&mut frame, size, next)?;
+        }
+        self.mark_accessed(&mut d)?;
         if inner {
             self.cpu.segs[SS] = frame.ss;
         }
@@ -185,14 +191,17 @@ impl Core {
         Ok(target)
     }
 
-    /// The inner stack of a call gate with the old SS:SP and the parameters on it.
+    /// The inner stack of a call gate with the old SS:SP, the parameters and the return address
+    /// on it.
     fn gate_stack(
         &mut self,
         gate: &Descriptor,
         size: u64,
         cpl: u8,
-        long: bool,
+        next: u64,
     ) -> Result<Frame, Trap> {
+        let long = self.cpu.long_mode();
+        let cs = self.cpu.segs[CS].selector;
         let mut old = self.current_frame();
         let (ss, sp) = (self.cpu.segs[SS].selector, self.cpu.regs[RSP]);
         let mut frame = if long {
@@ -211,17 +220,18 @@ impl Core {
             *slot = self.frame_pop(&mut old, size)?;
         }
         self.cpu.cpl = cpl;
-        self.update_mode();
+        self.select_privilege();
         let pushed = (|| {
             self.frame_push(&mut frame, size, ss.into())?;
             self.frame_push(&mut frame, size, sp)?;
             for &value in parameters[..count as usize].iter().rev() {
                 self.frame_push(&mut frame, size, value)?;
             }
-            Ok(())
+            self.frame_push(&mut frame, size, cs.into())?;
+            self.frame_push(&mut frame, size, next)
         })();
         self.cpu.cpl = old_cpl;
-        self.update_mode();
+        self.select_privilege();
         pushed.map(|()| frame)
     }
 
@@ -295,7 +305,7 @@ impl Core {
     fn outer_stack(&mut self, ss: u16, rpl: u8, to_64: bool) -> Result<Segment, Trap> {
         let code = code_of(ss);
         if ss & !3 == 0 {
-            if to_64 && rpl != 3 && (ss & 3) as u8 == rpl {
+            if to_64 && rpl != 3 {
                 let access = u16::from(rpl) << 5;
                 return Ok(Segment { selector: ss, access, ..Segment::default() });
             }
@@ -344,9 +354,9 @@ impl Core {
                 change |= VIF | VIP;
             }
         }
-        let old = self.cpu.flags.get();
+        let old = self.cpu.flags.get() & !RF;
         self.cpu.flags.set((old & !change) | (flags & change));
-        self.trap_of(old);
+        self.update_mode();
         Ok(rip)
     }
 
@@ -364,7 +374,7 @@ impl Core {
         if rip > 0xFFFF {
             return Err(self.fault(exception::GP));
         }
-        let old = self.cpu.flags.get();
+        let old = self.cpu.flags.get() & !RF;
         if low_iopl {
             let pending = flags & IF != 0 && old & VIP != 0;
             if flags & TF != 0 || pending {
@@ -405,7 +415,8 @@ impl Core {
             return Err(self.fault_code(exception::NP, code));
         }
         self.cpu.rip = next;
-        self.switch_task(d, link, Why::Return)?;
+        let flags = self.cpu.flags.get() & !RF;
+        self.switch_task(d, link, Why::Return, flags, 0)?;
         Ok(self.cpu.rip)
     }
 
@@ -433,23 +444,27 @@ impl Core {
     }
 }
 
-/// Transfers change much before they can be sure: on a fault the CPU is put back.
-fn transfer(
+/// Runs a transfer, which may switch tasks: what fails after the switch fails in the new task.
+pub fn transfer(
     core: &mut Core,
     ops: &[Op],
     work: impl FnOnce(&mut Core, &Op) -> Result<u64, Trap>,
 ) -> Exit {
-    run_last(core, ops, Exit::Event, |core, op| {
-        let saved = core.cpu.clone();
-        let task = saved.tr;
-        let result = work(core, op);
-        if result.is_err() && core.cpu.tr == task {
-            core.cpu = saved;
-            core.update_mode();
+    let op = &ops[0];
+    let task = core.cpu.tr;
+    match work(core, op) {
+        Ok(rip) => {
+            if core.cpu.flags.system & RF != 0 {
+                core.cpu.resume_at = core.icount_of(op) + u64::from(op.count);
+            }
+            leave(core, op, rip, Exit::Event)
         }
-        core.update_mode();
-        result
-    })
+        Err(Trap) if core.cpu.tr != task => {
+            core.icount += u64::from(op.index);
+            Exit::Trap
+        }
+        Err(Trap) => trap(core, op),
+    }
 }
 
 /// JMP and CALL ptr16:16/32; the selector is in `imm2`.

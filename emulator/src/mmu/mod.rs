@@ -130,6 +130,14 @@ impl Core {
         Ok(())
     }
 
+    /// Faults as a write of the byte at `la` would, without writing.
+    ///
+    /// # Errors
+    /// A page fault, or the instruction must run alone.
+    pub fn probe_linear(&mut self, la: u64, by: By) -> Result<(), Trap> {
+        self.place(self.wrap(la), true, by).map(|_| ())
+    }
+
     /// Canonical form (64-bit mode) and alignment (CR0.AM): numbers by their size, double-extended
     /// ones by 8 (SDM 3A table 6-7); 16-byte operands that must be aligned raise #GP by themselves.
     fn check_address(&mut self, op: &Op, la: u64, size: u64) -> Result<(), Trap> {
@@ -159,7 +167,7 @@ impl Core {
 
     /// #AC for an address that is not a multiple of `size`, where alignment is checked.
     pub fn check_alignment(&mut self, la: u64, size: u64) -> Result<(), Trap> {
-        if self.align && size.is_power_of_two() && !la.is_multiple_of(size) {
+        if self.align && size <= 8 && size.is_power_of_two() && !la.is_multiple_of(size) {
             return Err(self.fault(exception::AC));
         }
         Ok(())

@@ -1,8 +1,9 @@
 //! The software TLB.
 //!
 //! Contract: a cache of page walks. Direct-mapped, four sets: supervisor with SMAP enforced,
-//! supervisor without, user, and one that is never filled, for alignment checks and data
-//! breakpoints, so that every access takes the slow path. The low bits of a tag hold a revision: a new revision flushes everything,
+//! supervisor without, user, and one that is never filled, so that every access takes the slow
+//! path (alignment checks and data breakpoints). The low bits of a tag hold a revision: a new
+//! revision flushes everything,
 //! and each process-context identifier has its own, so that a CR3 write need not flush.
 
 use alloc::boxed::Box;
