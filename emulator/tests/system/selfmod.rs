@@ -1,0 +1,136 @@
+//! Code that changes while it runs, and instructions at awkward places (SDM 3A 11.6).
+
+use crate::lab::*;
+use emulator::cpu::{RAX, RCX, RDI, RSI};
+
+#[test]
+fn the_next_instruction() {
+    for mode in [Protected, Paged32, Long] {
+        // mov byte [edi],40h-form: the NOP that follows becomes INC EAX / with REX in 64-bit CLD
+        let mut lab = Lab::new(mode, 0);
+        lab.code("C6 07 FD 90 F4").cpu().regs[RDI] = CODE + 3;
+        lab.done();
+        assert_ne!(lab.cpu().flags.get() & 1 << 10, 0, "{mode:?}: STD ran");
+    }
+}
+
+#[test]
+fn the_block_itself_in_a_loop() {
+    // loop: add eax,imm8 ; inc byte [its immediate] ; dec ecx ; jnz loop
+    for mode in [Protected, Paged32, Long] {
+        let mut lab = Lab::new(mode, 0);
+        lab.code("83 C0 01 FE 07 83 E9 01 75 F6 F4");
+        lab.cpu().regs[RDI] = CODE + 2;
+        lab.cpu().regs[RCX] = 10;
+        lab.done();
+        assert_eq!(lab.reg(RAX), (1..=10).sum::<u64>());
+    }
+}
+
+#[test]
+fn another_page_and_an_alias() {
+    let function = 0x5_0000;
+    for alias in [function, 0x5_1000] {
+        let mut lab = Lab::new(Long, 0);
+        lab.set_pte(0x5_1000, function | 7);
+        lab.code_at(function, "B0 11 C3");
+        // call; mov bl,al; mov byte [rdi+1],22h; call; hlt
+        lab.code("FF D6 88 C3 C6 47 01 22 FF D6 F4");
+        (lab.cpu().regs[RSI], lab.cpu().regs[RDI]) = (function, alias);
+        lab.done();
+        assert_eq!((lab.reg(3) & 0xFF, lab.reg(RAX) & 0xFF), (0x11, 0x22));
+    }
+}
+
+#[test]
+fn an_instruction_across_pages() {
+    // mov eax,imm32 at the end of a page; the immediate on the next page changes
+    for mode in [Protected, Long] {
+        let mut lab = Lab::new(mode, 0);
+        lab.code_at(0x5_0FFE, "B8 01 02 03 04 C3");
+        lab.code("FF D6 89 C3 C7 07 99 88 77 66 FF D6 F4");
+        (lab.cpu().regs[RSI], lab.cpu().regs[RDI]) = (0x5_0FFE, 0x5_0FFF);
+        lab.done();
+        assert_eq!((lab.reg(3), lab.reg(RAX)), (0x0403_0201, 0x6677_8899));
+    }
+    // the second page is missing: #PF there, RIP at the instruction's start
+    for (tail, needs) in [("B8 01", true), ("0F 0B", false), ("90 90", true)] {
+        let mut lab = Lab::new(Long, 0);
+        lab.code("FF E6").code_at(0x5_0FFE, tail).set_pte(0x5_1000, 0);
+        lab.cpu().regs[RSI] = 0x5_0FFE;
+        if needs {
+            let rip = if tail == "90 90" { 0x5_1000 } else { 0x5_0FFE };
+            lab.faults(14, 0x10, rip);
+            assert_eq!(lab.cpu().cr2, 0x5_1000);
+        } else {
+            lab.faults(6, 0, 0x5_0FFE);
+        }
+    }
+}
+
+#[test]
+fn code_written_by_strings_and_pushes() {
+    // rep movsb over the code that runs next
+    let mut lab = Lab::new(Protected, 0);
+    lab.code("F3 A4 90 90 90 90 F4").code_at(DATA, "40 40 40 40");
+    let cpu = lab.cpu();
+    (cpu.regs[RCX], cpu.regs[RSI], cpu.regs[RDI]) = (4, DATA, CODE + 2);
+    lab.done();
+    assert_eq!(lab.reg(RAX), 4);
+    // push over the code that runs next
+    let mut lab = Lab::new(Protected, 0);
+    lab.code("68 40 40 40 40 90 90 90 90 F4").cpu().regs[4] = CODE + 9;
+    lab.done();
+    assert_eq!(lab.reg(RAX), 4);
+}
+
+#[test]
+fn code_written_by_dma() {
+    // Between two runs a device writes the code; caches stay.
+    let mut lab = Lab::new(Protected, 0);
+    lab.code("40 40 EB FC");
+    assert_eq!(lab.run(), Running);
+    let before = lab.reg(RAX);
+    lab.code("4B 4B"); // dec ebx, by the path that DMA takes
+    lab.go_on(300);
+    assert!(lab.reg(3) > 0xFFFF_FF00);
+    assert!(lab.reg(RAX) - before <= 2);
+}
+
+#[test]
+fn length_limit_and_lock() {
+    // 15 bytes are fine, 16 are #GP(0)
+    let mut lab = Lab::new(Protected, 0);
+    lab.code(&("2E".repeat(14) + "40 F4"));
+    lab.done();
+    let mut lab = Lab::new(Protected, 0);
+    lab.code(&("2E".repeat(15) + "40 F4"));
+    lab.faults(13, 0, CODE);
+    // … also where the 16th byte would be on a missing page
+    let mut lab = Lab::new(Long, 0);
+    lab.code("FF E6").code_at(0x5_0FF1, &"2E".repeat(15)).set_pte(0x5_1000, 0);
+    lab.cpu().regs[RSI] = 0x5_0FF1;
+    lab.faults(13, 0, 0x5_0FF1);
+    // LOCK: memory destinations of certain instructions only
+    for (code, ok) in [
+        ("F0 01 07", true),
+        ("F0 01 C0", false),
+        ("F0 03 07", false),
+        ("F0 39 07", false),
+        ("F0 0F AB 07", true),
+        ("F0 0F A3 07", false),
+        ("F0 87 07", true),
+        ("F0 88 07", false),
+        ("F0 90", false),
+        ("F0 FF 07", true),
+        ("F0 0F C7 0F", true),
+    ] {
+        let mut lab = Lab::new(Protected, 0);
+        lab.code(&format!("{code} F4")).cpu().regs[RDI] = DATA;
+        if ok {
+            lab.done();
+        } else {
+            lab.faults(6, 0, CODE);
+        }
+    }
+}
