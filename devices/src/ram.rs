@@ -3,7 +3,8 @@
 //! Contract: every change of RAM goes through [`Ram`], so that no translated block and no page
 //! digest is ever stale. RAM below the PCI hole sits at 0, the rest from 4 GiB on. The BIOS ROM is
 //! shadowed at the end of the first MiB (read-only unless unlocked) and stands at the end of the
-//! 4-GiB space.
+//! 4-GiB space. Pages that hold paging structures are marked too, so that no cached translation
+//! outlives a change of the entry that it came from.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -45,10 +46,27 @@ pub struct Ram {
     /// PAM: 16-KiB steps from 0xC0000; bit set = writes go to RAM, clear = read-only.
     shadow_writable: u16,
     generation: u64,
+    /// Pages whose `TABLE` mark is set.
+    tables: Vec<u32>,
+    /// Entries of paging structures that were changed while translations may be cached from them:
+    /// offset of the aligned eight bytes, and what they held.
+    stale_entries: Vec<(usize, u64)>,
+    /// Stores to pages marked `TABLE` since [`Ram::forget_tables`].
+    table_stores: u32,
 }
 
 const DIRTY: u8 = 1;
 const CODE: u8 = 2;
+const TABLE: u8 = 4;
+/// After so many stores to pages marked `TABLE` the marks are worth renewing: many of the pages
+/// may be something else by now.
+const TABLE_STORES: u32 = 1 << 14;
+
+/// Whether eight bytes hold a paging-structure entry that may be cached: present and accessed
+/// (SDM 3A 4.10.2.3), as one entry or as two of 32-bit paging.
+fn in_use(entry: u64) -> bool {
+    entry & 0x21 == 0x21 || entry >> 32 & 0x21 == 0x21
+}
 
 impl Ram {
     /// `size` bytes of zeroed RAM and the ROM image `rom`.
@@ -73,6 +91,9 @@ impl Ram {
             stale: Vec::new(),
             shadow_writable: 0,
             generation: 0,
+            tables: Vec::new(),
+            stale_entries: Vec::new(),
+            table_stores: 0,
         };
         ram.shadow_rom();
         ram
@@ -149,11 +170,59 @@ impl Ram {
     }
 
     /// Makes the page at RAM `offset` ready for direct stores and says whether they may bypass
-    /// [`Ram::store`]: marks it dirty; false when it holds translated code.
+    /// [`Ram::store`]: marks it dirty; false when it holds translated code or paging structures.
     pub fn prepare_write(&mut self, offset: usize) -> bool {
         let page = offset / PAGE;
         self.mark_dirty(page);
-        self.marks[page] & CODE == 0
+        self.marks[page] & (CODE | TABLE) == 0
+    }
+
+    /// Records that the page at `offset` holds a paging structure; false if that is known.
+    pub fn mark_table(&mut self, offset: usize) -> bool {
+        let page = offset / PAGE;
+        if self.marks[page] & TABLE != 0 {
+            return false;
+        }
+        self.marks[page] |= TABLE;
+        self.tables.push(page as u32);
+        true
+    }
+
+    /// Forgets which pages hold paging structures, and returns them: no translation is cached any
+    /// more.
+    pub fn forget_tables(&mut self) -> Vec<u32> {
+        self.table_stores = 0;
+        for &page in &self.tables {
+            self.marks[page as usize] &= !TABLE;
+        }
+        core::mem::take(&mut self.tables)
+    }
+
+    /// Whether a store of `len` bytes at `offset`, within one page, would overwrite an entry of a
+    /// paging structure that translations may be cached from.
+    pub fn hits_table(&self, offset: usize, len: usize) -> bool {
+        self.marks[offset / PAGE] & TABLE != 0
+            && (offset & !7..offset + len).step_by(8).any(|at| in_use(self.granule(at)))
+    }
+
+    /// Whether [`Ram::take_stale_entries`] has anything, or the marks want to be renewed.
+    #[inline(always)]
+    pub fn has_table_work(&self) -> bool {
+        !self.stale_entries.is_empty() || self.table_stores > TABLE_STORES
+    }
+
+    /// Whether so much was stored to marked pages that [`Ram::forget_tables`] pays.
+    pub fn tables_are_old(&self) -> bool {
+        self.table_stores > TABLE_STORES
+    }
+
+    /// Entries overwritten since the last call: offset of the aligned eight bytes, old value.
+    pub fn take_stale_entries(&mut self) -> Vec<(usize, u64)> {
+        core::mem::take(&mut self.stale_entries)
+    }
+
+    fn granule(&self, at: usize) -> u64 {
+        self.bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     /// Records that the bytes `offset..offset+len` (cut at the end of the page) were translated.
@@ -193,6 +262,20 @@ impl Ram {
     /// Stores at RAM `offset`, within one page, with all marks kept: single stores to code pages,
     /// and DMA.
     pub fn store(&mut self, offset: usize, data: &[u8]) {
+        if self.marks[offset / PAGE] & TABLE != 0 {
+            self.table_stores += 1;
+            for at in (offset & !7..offset + data.len()).step_by(8) {
+                let old = self.granule(at);
+                if in_use(old) {
+                    self.stale_entries.push((at, old));
+                }
+            }
+        }
+        self.store_entry(offset, data);
+    }
+
+    /// The same for the accessed and dirty flags that a page walk sets itself.
+    pub fn store_entry(&mut self, offset: usize, data: &[u8]) {
         let page = offset / PAGE;
         self.mark_dirty(page);
         if self.hits_code(offset, data.len()) && !self.stale.contains(&(page as u32)) {

@@ -215,12 +215,16 @@ impl Core {
         self.tlb.select(user, smap_off, self.align || self.watching);
     }
 
-    /// Forgets translations if the map of memory or the A20 gate changed.
+    /// Forgets translations if the map of memory, the A20 gate or (by DMA) a paging structure
+    /// changed.
     pub fn refresh_memory_map(&mut self) {
         let map = (self.ram.generation(), self.board.a20());
         if self.memory_map != map {
             self.memory_map = map;
             self.flush_tlb();
+        }
+        if self.ram.has_table_work() {
+            self.flush_stale_tables();
         }
     }
 

@@ -448,7 +448,7 @@ fn to_dr(core: &mut Core, ops: &[Op]) -> Exit {
         }
         core.cpu.dr[n] = match n {
             6 => (value & 0xE00F) | 0xFFFF_0FF0,
-            7 => (value & 0xFFFF_2BFF) | 0x400,
+            7 => (value & 0xFFFF_23FF) | 0x400,
             _ => value,
         };
         core.update_mode();

@@ -256,7 +256,9 @@ impl Core {
 
     fn check_code(&mut self, place: Place, len: usize) -> Result<(), Trap> {
         match place {
-            Place::Ram(at) if self.ram.hits_code(at, len) => self.must_be_alone(),
+            Place::Ram(at) if self.ram.hits_code(at, len) || self.ram.hits_table(at, len) => {
+                self.must_be_alone()
+            }
             _ => Ok(()),
         }
     }
@@ -280,7 +282,12 @@ impl Core {
 
     fn write_place(&mut self, place: Place, bytes: &[u8]) -> Result<(), Trap> {
         match place {
-            Place::Ram(at) => self.ram.store(at, bytes),
+            Place::Ram(at) => {
+                self.ram.store(at, bytes);
+                if self.ram.has_table_work() {
+                    self.flush_stale_tables();
+                }
+            }
             Place::Rom(_) => {}
             Place::Device(pa) => {
                 let now = self.clock.now(Icount(self.icount));
@@ -322,6 +329,7 @@ impl Core {
             return Err(self.fault(exception::GP));
         }
         let user = self.cpu.cpl == 3;
+        self.tlb.note_code(la);
         if let Some(at) = self.tlb.code(la, user) {
             return Ok(at);
         }
@@ -339,6 +347,36 @@ impl Core {
                 Ok(at)
             }
             Backing::Mmio => Err(self.fault(exception::UD)),
+        }
+    }
+
+    /// Forgets the translations that came from paging-structure entries which were overwritten.
+    ///
+    /// No processor must do so before the program asks (SDM 3A 4.10.2.3); here it keeps the cache
+    /// invisible: with or without it the guest sees the same translations and the same accessed
+    /// and dirty flags, so that a copy of the machine that starts with empty caches stays equal.
+    #[cold]
+    pub fn flush_stale_tables(&mut self) {
+        let entries = self.ram.take_stale_entries();
+        if self.ram.tables_are_old() || entries.len() > 64 {
+            for page in self.ram.forget_tables() {
+                self.tlb.set_table(page as usize, 0);
+            }
+            self.flush_tlb();
+            return;
+        }
+        for (at, _) in entries {
+            let what = self.tlb.table(at / PAGE);
+            let index = (at % PAGE) as u64;
+            match what & 3 {
+                tlb::LEAF => self.tlb.flush_small((what & !3) + (index / 8 << 12)),
+                tlb::LEAF_32 => {
+                    let la = (what & !3) + (index / 4 << 12);
+                    self.tlb.flush_small(la);
+                    self.tlb.flush_small(la + 0x1000);
+                }
+                _ => self.flush_tlb(),
+            }
         }
     }
 

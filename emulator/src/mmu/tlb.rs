@@ -8,6 +8,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 
 /// log2 of the entries in a set.
 const BITS: u32 = 10;
@@ -51,9 +52,21 @@ pub struct Tlb {
     large: [(u64, u64); 2],
     /// Code pages: tag and RAM offset, for supervisor and user.
     code: [[(u64, usize); CODE_ENTRIES]; 2],
+    /// A bit for each code page (by the low bits of its number) that may be in use under
+    /// `flushes`.
+    code_seen: [u64; 64],
+    /// What the pages of RAM that hold paging structures translate; see [`Tlb::table`].
+    tables: Vec<u64>,
     /// Counts flushes that do not change the revision.
     flushes: u64,
 }
+
+/// A page table of 8-byte entries: this plus the linear address that its first entry translates.
+pub const LEAF: u64 = 1;
+/// The same with 4-byte entries.
+pub const LEAF_32: u64 = 2;
+/// A paging structure of an upper level, or in several places.
+pub const UPPER: u64 = 3;
 
 #[derive(Clone, Copy, Default)]
 struct Context {
@@ -76,6 +89,8 @@ impl Tlb {
             next_context: 0,
             large: [(u64::MAX, 0); 2],
             code: [[(0, 0); CODE_ENTRIES]; 2],
+            code_seen: [0; 64],
+            tables: Vec::new(),
             flushes: 0,
         }
     }
@@ -220,6 +235,11 @@ impl Tlb {
             return;
         }
         self.flushes += 1;
+        self.code_seen = [0; 64];
+        self.flush_slots(la);
+    }
+
+    fn flush_slots(&mut self, la: u64) {
         for code in &mut self.code {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
@@ -227,6 +247,38 @@ impl Tlb {
             let slot = (set * ENTRIES) | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();
         }
+    }
+
+    /// What the paging structure in RAM page `page` translates: [`LEAF`], [`LEAF_32`], [`UPPER`],
+    /// or 0 if it is none.
+    #[inline(always)]
+    pub fn table(&self, page: usize) -> u64 {
+        self.tables.get(page).copied().unwrap_or(0)
+    }
+
+    /// Sets that.
+    pub fn set_table(&mut self, page: usize, what: u64) {
+        if page >= self.tables.len() {
+            self.tables.resize(page + 1, 0);
+        }
+        self.tables[page] = what;
+    }
+
+    /// Notes that code of the page of `la` is found by its linear address under
+    /// [`Tlb::worlds`].
+    pub fn note_code(&mut self, la: u64) {
+        let bit = (la >> 12) as usize & 0xFFF;
+        self.code_seen[bit / 64] |= 1 << (bit % 64);
+    }
+
+    /// Forgets the 4-KiB page of `la` in all contexts: its entry was changed.
+    pub fn flush_small(&mut self, la: u64) {
+        let bit = (la >> 12) as usize & 0xFFF;
+        if self.code_seen[bit / 64] & 1 << (bit % 64) != 0 {
+            self.code_seen = [0; 64];
+            self.flushes += 1;
+        }
+        self.flush_slots(la);
     }
 
     /// Makes every write take the slow path once, so that pages are marked dirty anew.

@@ -3,7 +3,8 @@
 use crate::core::Core;
 use crate::cpu::{cr0, cr4, efer, flags};
 use crate::exception::{Exception, Trap};
-use devices::ram::Backing;
+use crate::mmu::tlb::{LEAF, LEAF_32, UPPER};
+use devices::ram::{Backing, PAGE};
 
 /// What an access wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,8 @@ impl Core {
         };
         loop {
             let slot = table + ((la >> shift) & 511) * 8;
-            let entry = self.read_table::<8>(slot);
+            let what = if shift == 12 { (la & !0x1F_FFFF) | LEAF } else { UPPER };
+            let entry = self.read_entry::<8>(slot, what);
             if entry & PRESENT == 0 {
                 return Err(self.code(access, false, false));
             }
@@ -116,7 +118,7 @@ impl Core {
     fn find_32(&mut self, la: u64, access: Access) -> Result<Translation, u32> {
         let mut rights = Rights { write: true, user: true, nx: false };
         let slot = (self.cpu.cr3 & 0xFFFF_F000) + ((la >> 22) & 1023) * 4;
-        let entry = self.read_table::<4>(slot);
+        let entry = self.read_entry::<4>(slot, UPPER);
         if entry & PRESENT == 0 {
             return Err(self.code(access, false, false));
         }
@@ -133,7 +135,7 @@ impl Core {
             self.write_table::<4>(slot, entry | ACCESSED);
         }
         let slot = (entry & 0xFFFF_F000) + ((la >> 12) & 1023) * 4;
-        let entry = self.read_table::<4>(slot);
+        let entry = self.read_entry::<4>(slot, (la & !0x3F_FFFF) | LEAF_32);
         if entry & PRESENT == 0 {
             return Err(self.code(access, false, false));
         }
@@ -226,6 +228,26 @@ impl Core {
             | u32::from(fetch_bit) << 4
     }
 
+    /// Reads an entry and sees to it that a change of it will be noticed; `what` it translates is
+    /// as in [`crate::mmu::tlb::Tlb::table`].
+    fn read_entry<const N: usize>(&mut self, pa: u64, what: u64) -> u64 {
+        if let Backing::Ram(at) = self.ram.backing(self.gate_a20(pa)) {
+            let known = self.tlb.table(at / PAGE);
+            if known != what && known != UPPER {
+                self.note_table(at, if known == 0 { what } else { UPPER });
+            }
+        }
+        self.read_table::<N>(pa)
+    }
+
+    #[cold]
+    fn note_table(&mut self, at: usize, what: u64) {
+        if self.ram.mark_table(at) {
+            self.tlb.forget_writes_to(at & !(PAGE - 1));
+        }
+        self.tlb.set_table(at / PAGE, what);
+    }
+
     fn read_table<const N: usize>(&self, pa: u64) -> u64 {
         match self.ram.backing(self.gate_a20(pa)) {
             Backing::Ram(at) | Backing::Rom(at) => {
@@ -239,7 +261,7 @@ impl Core {
 
     fn write_table<const N: usize>(&mut self, pa: u64, entry: u64) {
         if let Backing::Ram(at) = self.ram.backing(self.gate_a20(pa)) {
-            self.ram.store(at, &entry.to_le_bytes()[..N]);
+            self.ram.store_entry(at, &entry.to_le_bytes()[..N]);
         }
     }
 

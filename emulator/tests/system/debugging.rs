@@ -68,7 +68,8 @@ fn trap_flag_across_iret_and_levels() {
     // iret to level 3 with TF: one instruction there, then the trap
     let mut lab = Lab::new(Protected, 0);
     lab.code("CF").code_at(CODE + 0x100, "40 40");
-    for (n, v) in [CODE + 0x100, USER32.into(), TF | 2, STACK3, USER_DATA.into()].iter().enumerate() {
+    for (n, v) in [CODE + 0x100, USER32.into(), TF | 2, STACK3, USER_DATA.into()].iter().enumerate()
+    {
         lab.write(DATA + 4 * n as u64, &(*v as u32).to_le_bytes());
     }
     lab.cpu().regs[RSP] = DATA;
@@ -146,7 +147,7 @@ fn data_breakpoints() {
         (store, DATA + 4, dr7(1, 0), false),
         (store, DATA - 1, dr7(1, 0), false),
         (store, DATA - 4, dr7(1, 3), false),
-        (store, DATA - 4, dr7(1, 2), true),  // eight bytes, aligned down to DATA-8? no: DATA is aligned
+        (store, DATA - 4, dr7(1, 2), true), // eight bytes, aligned down to DATA-8? no: DATA is aligned
         (store, DATA + 6, dr7(1, 1), false),
         (store, DATA + 7, dr7(1, 3), false), // aligned down to DATA+4
         (store, DATA + 2, dr7(1, 1), true),

@@ -2,7 +2,7 @@
 
 use crate::lab::*;
 use emulator::cpu::flags::{AC, IF, NT, RF, TF, VIF, VIP, VM};
-use emulator::cpu::{CS, RAX, RSP, SS, TableRegister, cr4};
+use emulator::cpu::{RAX, RSP, SS, TableRegister, cr4};
 
 #[test]
 fn gates_of_protected_mode() {
@@ -309,15 +309,29 @@ fn virtual_8086_extensions() {
     lab.faults(13, 0, CODE);
 }
 
-/// Unmasks IRQ 4 at vector 24h and lets the UART interrupt for a received byte.
+/// Unmasks IRQ 4 at vector 24h, lets it through the local APIC, and lets the UART interrupt for a
+/// received byte.
 fn with_uart(lab: &mut Lab) {
     use devices::time::VirtualNs;
     let core = lab.machine.core_mut();
-    let ports =
-        [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xEF), (0x3F9, 1), (0x3FC, 8)];
-    for (port, value) in ports {
+    let ports = [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xEF)];
+    for (port, value) in ports.into_iter().chain([(0x3F9, 1), (0x3FC, 8)]) {
         core.board.port_write(&mut core.ram, VirtualNs(0), port, 1, value);
     }
+    for (register, value) in [(0xF0, 0x1FF), (0x350, 0x700)] {
+        core.board.mmio_write(&mut core.ram, VirtualNs(0), 0xFEE0_0000 + register, 4, value);
+    }
+}
+
+/// Receives a byte while the code loops with interrupts disabled.
+fn with_pending_interrupt() -> Lab {
+    let mut lab = Lab::new(Protected, 0);
+    with_uart(&mut lab);
+    lab.code("EB FE");
+    key(&mut lab);
+    assert_eq!(lab.go_on(3_000_000), Running);
+    assert!(lab.machine.core().board.interrupt_pending());
+    lab
 }
 
 fn key(lab: &mut Lab) {
@@ -347,12 +361,8 @@ fn halt_and_interrupt_shadows() {
     assert_eq!((f.rip, f.flags & (IF | RF)), (CODE + 2, IF));
     // pending before STI: taken after the instruction that follows it; MOV SS, POP SS likewise
     for (code, rip) in [("FB 40 40 40", 2), ("FB FA 40 F4", 0), ("FB 8E D0 40 40", 4)] {
-        let mut lab = Lab::new(Protected, 0);
-        with_uart(&mut lab);
-        lab.code("EB FE");
+        let mut lab = with_pending_interrupt();
         lab.cpu().regs[RAX] = DATA0.into();
-        key(&mut lab);
-        lab.run(); // the byte arrives
         lab.code(code);
         let outcome = lab.run();
         if rip == 0 {
@@ -363,24 +373,15 @@ fn halt_and_interrupt_shadows() {
         }
     }
     // IF set already: no shadow, but MOV SS has one
-    let mut lab = Lab::new(Protected, 0);
-    with_uart(&mut lab);
-    lab.code("EB FE");
-    key(&mut lab);
-    lab.run();
+    let mut lab = with_pending_interrupt();
     lab.cpu().flags.set(IF);
-    lab.cpu().segs[CS].limit = u32::MAX;
     lab.run();
     assert_eq!(lab.frame::<4>().rip, CODE);
 }
 
 #[test]
 fn repeated_instructions_push_rf() {
-    let mut lab = Lab::new(Protected, 0);
-    with_uart(&mut lab);
-    lab.code("EB FE");
-    key(&mut lab);
-    lab.run();
+    let mut lab = with_pending_interrupt();
     // sti; rep movsb: taken after the first iteration
     lab.code("FB F3 A4 F4").cpu().rip = CODE;
     let cpu = lab.cpu();

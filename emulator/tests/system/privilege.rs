@@ -57,9 +57,13 @@ fn privileged_instructions_at_level_3() {
 
 #[test]
 fn umip_and_tsd() {
-    for (code, ok_without) in
-        [("0F 01 07", true), ("0F 01 0F", true), ("0F 00 C0", true), ("0F 00 C8", true), ("0F 01 E0", true)]
-    {
+    for (code, ok_without) in [
+        ("0F 01 07", true),
+        ("0F 01 0F", true),
+        ("0F 00 C0", true),
+        ("0F 00 C8", true),
+        ("0F 01 E0", true),
+    ] {
         for umip in [false, true] {
             for cpl in [0, 3] {
                 let mut lab = Lab::new(Protected, cpl);
@@ -206,7 +210,8 @@ fn model_specific_registers() {
         let mut lab = Lab::new(Long, 0);
         lab.code("0F 30 0F 32 F4");
         let cpu = lab.cpu();
-        (cpu.regs[RCX], cpu.regs[RAX], cpu.regs[RDX]) = (msr.into(), value & 0xFFFF_FFFF, value >> 32);
+        (cpu.regs[RCX], cpu.regs[RAX], cpu.regs[RDX]) =
+            (msr.into(), value & 0xFFFF_FFFF, value >> 32);
         if faults {
             lab.faults(13, 0, CODE);
         } else {

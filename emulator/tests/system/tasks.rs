@@ -187,6 +187,8 @@ fn task_in_virtual_8086_mode_and_other_cr3() {
     lab.write(TSS2 + 0x20, &0x10u32.to_le_bytes());
     lab.write(TSS2 + 0x38, &0x6000u32.to_le_bytes());
     lab.write(TSS2 + 0x4C, &0x1000u16.to_le_bytes());
+    lab.write(TSS2 + 4, &(STACK as u32).to_le_bytes());
+    lab.write(TSS2 + 8, &DATA0.to_le_bytes());
     lab.code("EA 00 00 00 00 60 00 90 90 90 90 90 90 90 90 90 CC");
     let f = lab.faults(3, 0, 0x11);
     assert_eq!((f.cs, f.flags & VM, f.rsp), (0x1000, VM, 0x6000));
@@ -214,7 +216,7 @@ fn task_in_virtual_8086_mode_and_other_cr3() {
 #[test]
 fn io_permission_map() {
     // in al,dx at level 3: allowed only where the map has a 0 bit
-    let mut run = |mode: Mode, code: &str, port: u16, map: &[u8], limit: u32, flags: u64| {
+    let run = |mode: Mode, code: &str, port: u16, map: &[u8], limit: u32, flags: u64| {
         let mut lab = Lab::new(mode, 3);
         lab.write(TSS + 0x68, map);
         lab.code(code).cpu().regs[2] = port.into();
