@@ -4,6 +4,7 @@ mod debugging;
 mod delivery;
 mod invariants;
 mod lab;
+mod oracle;
 mod paging;
 mod privilege;
 mod segments;
