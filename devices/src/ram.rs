@@ -188,14 +188,12 @@ impl Ram {
         true
     }
 
-    /// Forgets which pages hold paging structures, and returns them: no translation is cached any
-    /// more.
-    pub fn forget_tables(&mut self) -> Vec<u32> {
+    /// Forgets which pages hold paging structures: no translation is cached any more.
+    pub fn forget_tables(&mut self) {
         self.table_stores = 0;
-        for &page in &self.tables {
+        for page in self.tables.drain(..) {
             self.marks[page as usize] &= !TABLE;
         }
-        core::mem::take(&mut self.tables)
     }
 
     /// Whether a store of `len` bytes at `offset`, within one page, would overwrite an entry of a

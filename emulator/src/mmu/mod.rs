@@ -359,9 +359,7 @@ impl Core {
     pub fn flush_stale_tables(&mut self) {
         let entries = self.ram.take_stale_entries();
         if self.ram.tables_are_old() || entries.len() > 64 {
-            for page in self.ram.forget_tables() {
-                self.tlb.set_table(page as usize, 0);
-            }
+            self.ram.forget_tables();
             self.flush_tlb();
             return;
         }
@@ -375,7 +373,8 @@ impl Core {
                     self.tlb.flush_small(la);
                     self.tlb.flush_small(la + 0x1000);
                 }
-                _ => self.flush_tlb(),
+                tlb::UPPER => self.flush_tlb(),
+                _ => {} // nothing was cached from it since the last flush
             }
         }
     }

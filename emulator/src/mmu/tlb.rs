@@ -57,6 +57,8 @@ pub struct Tlb {
     code_seen: [u64; 64],
     /// What the pages of RAM that hold paging structures translate; see [`Tlb::table`].
     tables: Vec<u64>,
+    /// Counts flushes of everything: what `tables` says is of the epoch in bits 2-19.
+    epoch: u64,
     /// Counts flushes that do not change the revision.
     flushes: u64,
 }
@@ -67,6 +69,7 @@ pub const LEAF: u64 = 1;
 pub const LEAF_32: u64 = 2;
 /// A paging structure of an upper level, or in several places.
 pub const UPPER: u64 = 3;
+const EPOCHS: u64 = 1 << 18;
 
 #[derive(Clone, Copy, Default)]
 struct Context {
@@ -91,6 +94,7 @@ impl Tlb {
             code: [[(0, 0); CODE_ENTRIES]; 2],
             code_seen: [0; 64],
             tables: Vec::new(),
+            epoch: 1,
             flushes: 0,
         }
     }
@@ -176,6 +180,11 @@ impl Tlb {
 
     /// Forgets every translation of every context.
     pub fn flush_all(&mut self) {
+        self.epoch += 1;
+        if self.epoch == EPOCHS {
+            self.epoch = 1;
+            self.tables.fill(0);
+        }
         self.contexts = [Context::default(); CONTEXTS];
         self.revisions = [self.fresh_revision(), self.fresh_revision()];
         self.upper_local = false;
@@ -249,19 +258,29 @@ impl Tlb {
         }
     }
 
-    /// What the paging structure in RAM page `page` translates: [`LEAF`], [`LEAF_32`], [`UPPER`],
-    /// or 0 if it is none.
+    /// Whether it is known that the paging structure in RAM page `page` translates `what`
+    /// ([`LEAF`], [`LEAF_32`] or [`UPPER`]).
     #[inline(always)]
-    pub fn table(&self, page: usize) -> u64 {
-        self.tables.get(page).copied().unwrap_or(0)
+    pub fn knows_table(&self, page: usize, what: u64) -> bool {
+        let known = self.tables.get(page).copied().unwrap_or(0);
+        known == what | self.epoch << 2 || known == UPPER | self.epoch << 2
     }
 
-    /// Sets that.
-    pub fn set_table(&mut self, page: usize, what: u64) {
+    /// What translations are cached from the paging structure in RAM page `page`; 0 if none.
+    pub fn table(&self, page: usize) -> u64 {
+        let known = self.tables.get(page).copied().unwrap_or(0);
+        let epoch = (EPOCHS - 1) << 2;
+        if known & epoch == self.epoch << 2 { known & !epoch } else { 0 }
+    }
+
+    /// Notes that translations of `what` will be cached from it.
+    pub fn note_table(&mut self, page: usize, what: u64) {
+        let known = self.table(page);
         if page >= self.tables.len() {
             self.tables.resize(page + 1, 0);
         }
-        self.tables[page] = what;
+        let all = if known == 0 || known == what { what } else { UPPER };
+        self.tables[page] = all | self.epoch << 2;
     }
 
     /// Notes that code of the page of `la` is found by its linear address under

@@ -229,12 +229,11 @@ impl Core {
     }
 
     /// Reads an entry and sees to it that a change of it will be noticed; `what` it translates is
-    /// as in [`crate::mmu::tlb::Tlb::table`].
+    /// as in [`crate::mmu::tlb::Tlb::knows_table`].
     fn read_entry<const N: usize>(&mut self, pa: u64, what: u64) -> u64 {
         if let Backing::Ram(at) = self.ram.backing(self.gate_a20(pa)) {
-            let known = self.tlb.table(at / PAGE);
-            if known != what && known != UPPER {
-                self.note_table(at, if known == 0 { what } else { UPPER });
+            if !self.tlb.knows_table(at / PAGE, what) {
+                self.note_table(at, what);
             }
         }
         self.read_table::<N>(pa)
@@ -245,7 +244,7 @@ impl Core {
         if self.ram.mark_table(at) {
             self.tlb.forget_writes_to(at & !(PAGE - 1));
         }
-        self.tlb.set_table(at / PAGE, what);
+        self.tlb.note_table(at / PAGE, what);
     }
 
     fn read_table<const N: usize>(&self, pa: u64) -> u64 {
