@@ -141,9 +141,6 @@ impl Engine {
             let slot = &self.recent[hash(la)];
             let found = if slot.la == la && slot.key == self.keys[(la >> 63) as usize] {
                 *slot
-            } else if core.icount >= core.limit {
-                // The next instruction is not even fetched: that may fault.
-                return Exit::Next;
             } else {
                 if core.icount >= core.limit {
                     // Not even the fetch's fault belongs to this run.
