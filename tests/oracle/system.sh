@@ -2,8 +2,8 @@
 # Runs tests/guests/system.bin under Bochs and QEMU and compares what it prints with system.txt.
 #
 # Usage: tests/oracle/system.sh
-# Needs the Debian packages bochs, bochsbios, bochs-term, vgabios and qemu-system-x86. Bochs must
-# print system.txt; QEMU's TCG is known to differ from the SDM in what `known` lists (and never
+# Needs the Debian packages bochs, bochsbios, bochs-term, vgabios and qemu-system-x86. Bochs 2.7 must
+# print system.txt but for two flags; QEMU's TCG is known to differ from the SDM in what `known` lists (and never
 # sets RF in the flags that a fault pushes, so that bit is masked for it).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,10 +30,18 @@ cpu: count=1, ips=50000000
 clock: sync=none
 END
 echo c >"$tmp/commands"
-TERM=xterm timeout 120 bochs -q -f "$tmp/bochsrc" -rc "$tmp/commands" </dev/null >/dev/null 2>&1 ||
-  true # it ends by the shutdown port
+# It ends by the shutdown port, or by crashing after it.
+(TERM=xterm timeout 120 bochs -q -f "$tmp/bochsrc" -rc "$tmp/commands" </dev/null || true) \
+  >/dev/null 2>&1
 clean() { tr -d '\r' <"$1" | sed 's/ *$//'; }
-if diff <(clean "$tmp/bochs.txt") "$here/system.txt"; then echo "bochs: equal"; else status=1; fi
+# Bochs pushes RF for an abort, and not for general detect (SDM 3B 17.3.1.1 has it the other way).
+known_bochs='^(df|dr\.gd) '
+if diff <(clean "$tmp/bochs.txt" | grep -Ev "$known_bochs") \
+  <(grep -Ev "$known_bochs" "$here/system.txt"); then
+  echo "bochs: equal but for what is known"
+else
+  status=1
+fi
 
 timeout 60 qemu-system-x86_64 -accel tcg -m 64 -display none -monitor none -serial stdio \
   -no-reboot -nic none -device isa-debug-exit,iobase=0xf4,iosize=1 \
