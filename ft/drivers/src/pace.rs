@@ -17,6 +17,10 @@ const LARGE: f64 = 12e6;
 const PATIENCE: u64 = 250_000_000;
 /// The speed estimate needs this long to see a change.
 const SETTLING: u64 = 2_000_000;
+/// Two changes are this far apart, as long as the error is below [`URGENT`].
+const SPACING: u64 = 40_000_000;
+/// An error that comes near the 50 ms.
+const URGENT: f64 = 22e6;
 /// An error that has grown by this much is not left to patience.
 const GROWN: f64 = 4e6;
 /// Speeds are averages over about this much time,
@@ -161,7 +165,10 @@ impl Pace {
             return None;
         }
         let since = self.last - self.changed;
-        let off = off && since >= SETTLING;
+        let settling = if error.abs() < URGENT { SPACING } else { SETTLING };
+        if since < settling {
+            return None;
+        }
         let patient = since < PATIENCE;
         let worse = error.abs() > self.error_then.abs() + GROWN
             || error.signum() != self.error_then.signum();
