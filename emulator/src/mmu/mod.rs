@@ -367,9 +367,9 @@ impl Core {
             let what = self.tlb.table(at / PAGE);
             let index = (at % PAGE) as u64;
             match what & 3 {
-                tlb::LEAF => self.tlb.flush_small((what & !3) + (index / 8 << 12)),
+                tlb::LEAF => self.tlb.flush_small((what & !3) + ((index / 8) << 12)),
                 tlb::LEAF_32 => {
-                    let la = (what & !3) + (index / 4 << 12);
+                    let la = (what & !3) + ((index / 4) << 12);
                     self.tlb.flush_small(la);
                     self.tlb.flush_small(la + 0x1000);
                 }

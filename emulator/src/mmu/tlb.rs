@@ -293,7 +293,7 @@ impl Tlb {
     /// Forgets the 4-KiB page of `la` in all contexts: its entry was changed.
     pub fn flush_small(&mut self, la: u64) {
         let bit = (la >> 12) as usize & 0xFFF;
-        if self.code_seen[bit / 64] & 1 << (bit % 64) != 0 {
+        if self.code_seen[bit / 64] & (1 << (bit % 64)) != 0 {
             self.code_seen = [0; 64];
             self.flushes += 1;
         }

@@ -231,10 +231,10 @@ impl Core {
     /// Reads an entry and sees to it that a change of it will be noticed; `what` it translates is
     /// as in [`crate::mmu::tlb::Tlb::knows_table`].
     fn read_entry<const N: usize>(&mut self, pa: u64, what: u64) -> u64 {
-        if let Backing::Ram(at) = self.ram.backing(self.gate_a20(pa)) {
-            if !self.tlb.knows_table(at / PAGE, what) {
-                self.note_table(at, what);
-            }
+        if let Backing::Ram(at) = self.ram.backing(self.gate_a20(pa))
+            && !self.tlb.knows_table(at / PAGE, what)
+        {
+            self.note_table(at, what);
         }
         self.read_table::<N>(pa)
     }

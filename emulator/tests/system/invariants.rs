@@ -52,7 +52,7 @@ fn guest() -> Machine {
     lab.set_pte(0x5_3000, 0x5_4007);
     lab.put(0x5_5000, 0x1234_5678_9ABC);
     for n in 0..4096 {
-        lab.write(0x5_0000 + n, &[(n * 7 >> 3) as u8]);
+        lab.write(0x5_0000 + n, &[((n * 7) >> 3) as u8]);
     }
     lab.cpu().cr0 |= cr0::WP;
     lab.sync();

@@ -165,11 +165,8 @@ fn sysenter_and_sysexit() {
         let mut lab = Lab::new(mode, 0);
         lab.code(code).code_at(entry, "CC");
         let cpu = lab.cpu();
-        cpu.msrs.sysenter_cs = if mode == Long { 0x10 } else { 0x10 };
+        cpu.msrs.sysenter_cs = 0x10;
         (cpu.regs[RDX], cpu.regs[RCX]) = (entry, STACK3);
-        if mode == Protected {
-            cpu.msrs.sysenter_cs = 0x10;
-        }
         let f = lab.faults(3, 0, entry + 1);
         assert_eq!((f.cs, f.ss, f.rsp), (cs, cs + 8, STACK3));
     }
