@@ -47,6 +47,8 @@ struct Block {
 struct Recent {
     la: u64,
     key: u64,
+    /// [`Engine::salt`] at the time.
+    salt: u64,
     start: u32,
     len: u16,
     count: u16,
@@ -58,6 +60,8 @@ pub struct Engine {
     blocks: Vec<Block>,
     buckets: Box<[u32]>,
     recent: Box<[Recent; RECENT]>,
+    /// Entries of `recent` with another number hold no more.
+    salt: u64,
     /// Blocks that have instructions on a RAM page, by page number.
     pages: Vec<Vec<u32>>,
     /// Changes when blocks are dropped.
@@ -70,7 +74,7 @@ pub struct Engine {
     segment: ((u64, u32), u64),
 }
 
-const UNUSED: Recent = Recent { la: 0, key: 0, start: 0, len: 0, count: 0 };
+const UNUSED: Recent = Recent { la: 0, key: 0, salt: 0, start: 0, len: 0, count: 0 };
 /// Base and limit of CS that need no part in the key: flat, or 64-bit mode.
 const FLAT_CODE: (u64, u32) = (0, u32::MAX);
 /// Bits of the key for base and limit of CS.
@@ -85,6 +89,7 @@ impl Engine {
             blocks: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
             recent: recent.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
+            salt: 1,
             pages: vec![Vec::new(); pages],
             epoch: 0,
             keys: [1; 2],
@@ -103,7 +108,7 @@ impl Engine {
         self.ops.clear();
         self.blocks.clear();
         self.buckets.fill(NONE);
-        self.recent.fill(UNUSED);
+        self.salt += 1;
         self.epoch += 1;
     }
 
@@ -139,7 +144,10 @@ impl Engine {
             let rip = core.cpu.rip;
             let la = core.code_address(rip);
             let slot = &self.recent[hash(la)];
-            let found = if slot.la == la && slot.key == self.keys[(la >> 63) as usize] {
+            let found = if slot.la == la
+                && slot.key == self.keys[(la >> 63) as usize]
+                && slot.salt == self.salt
+            {
                 *slot
             } else {
                 if core.icount >= core.limit {
@@ -218,7 +226,7 @@ impl Engine {
         if other != self.key_parts {
             // What the world number does not cover changed: no old entry holds.
             self.key_parts = other;
-            self.recent.fill(UNUSED);
+            self.salt += 1;
         }
         let cs = &core.cpu.segs[CS];
         let code = if core.mode.bits == 64 { FLAT_CODE } else { (cs.base, cs.limit) };
@@ -236,7 +244,7 @@ impl Engine {
         }
         if self.segments.len() + 1 >= 1 << SEGMENT_BITS {
             self.segments.clear();
-            self.recent.fill(UNUSED);
+            self.salt += 1;
         }
         let new = self.segments.len() as u64 + 1;
         *self.segments.entry(code).or_insert(new)
@@ -281,7 +289,8 @@ impl Engine {
         };
         // After the walks: they may have changed the world.
         self.refresh_key(core);
-        let found = Recent { la, key: self.keys[(la >> 63) as usize], start, len, count };
+        let (key, salt) = (self.keys[(la >> 63) as usize], self.salt);
+        let found = Recent { la, key, salt, start, len, count };
         self.recent[hash(la)] = found;
         Ok(found)
     }
