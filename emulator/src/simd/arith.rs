@@ -24,64 +24,122 @@ super::kernels! {
     pmulld(a, b: [u32; 4]) -> [u32; 4] { from_fn(|i| a[i].wrapping_mul(b[i])) }
 
     /// The high halves of signed word products.
-    pmulhw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| ((i32::from(a[i]) * i32::from(b[i])) >> 16) as i16) }
+    pmulhw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| ((i32::from(a[i]) * i32::from(b[i])) >> 16) as i16)
+    }
 
     /// The high halves of unsigned word products.
-    pmulhuw(a, b: [u16; 8]) -> [u16; 8] { from_fn(|i| ((u32::from(a[i]) * u32::from(b[i])) >> 16) as u16) }
+    pmulhuw(a, b: [u16; 8]) -> [u16; 8] {
+        from_fn(|i| ((u32::from(a[i]) * u32::from(b[i])) >> 16) as u16)
+    }
 
     /// Signed word products, scaled and rounded.
-    pmulhrsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| ((((i32::from(a[i]) * i32::from(b[i])) >> 14) + 1) >> 1) as i16) }
+    pmulhrsw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| ((((i32::from(a[i]) * i32::from(b[i])) >> 14) + 1) >> 1) as i16)
+    }
 
     /// Products of the even unsigned doublewords.
-    pmuludq(a, b: [u64; 2]) -> [u64; 2] { from_fn(|i| (a[i] & 0xffff_ffff) * (b[i] & 0xffff_ffff)) }
+    pmuludq(a, b: [u64; 2]) -> [u64; 2] {
+        from_fn(|i| (a[i] & 0xffff_ffff) * (b[i] & 0xffff_ffff))
+    }
 
     /// Products of the even signed doublewords.
-    pmuldq(a, b: [i64; 2]) -> [i64; 2] { from_fn(|i| i64::from(a[i] as i32) * i64::from(b[i] as i32)) }
+    pmuldq(a, b: [i64; 2]) -> [i64; 2] {
+        from_fn(|i| i64::from(a[i] as i32) * i64::from(b[i] as i32))
+    }
 
     /// Signed word products, added in pairs.
-    pmaddwd(a, b: [i16; 8]) -> [i32; 4] { from_fn(|i| { let product = |j: usize| i32::from(a[j]) * i32::from(b[j]); product(2 * i).wrapping_add(product(2 * i + 1)) }) }
+    pmaddwd(a, b: [i16; 8]) -> [i32; 4] {
+        from_fn(|i| {
+            let product = |j: usize| i32::from(a[j]) * i32::from(b[j]);
+            product(2 * i).wrapping_add(product(2 * i + 1))
+        })
+    }
 
     /// Products of unsigned bytes of `a` and signed ones of `b`, added in pairs with saturation.
-    pmaddubsw(a, b: [u8; 16]) -> [i16; 8] { from_fn(|i| { let product = |j: usize| i16::from(a[j]) * i16::from(b[j] as i8); product(2 * i).saturating_add(product(2 * i + 1)) }) }
+    pmaddubsw(a, b: [u8; 16]) -> [i16; 8] {
+        from_fn(|i| {
+            let product = |j: usize| i16::from(a[j]) * i16::from(b[j] as i8);
+            product(2 * i).saturating_add(product(2 * i + 1))
+        })
+    }
 
     /// Sums of the absolute differences of eight bytes.
-    psadbw(a, b: [u8; 16]) -> [u64; 2] { from_fn(|i| (8 * i..8 * i + 8).map(|j| u64::from(a[j].abs_diff(b[j]))).sum()) }
+    psadbw(a, b: [u8; 16]) -> [u64; 2] {
+        from_fn(|i| (8 * i..8 * i + 8).map(|j| u64::from(a[j].abs_diff(b[j]))).sum())
+    }
 
     /// Bytes of `a` with the sign of `b` applied.
-    psignb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| match b[i].signum() { 0 => 0, 1 => a[i], _ => a[i].wrapping_neg() }) }
+    psignb(a, b: [i8; 16]) -> [i8; 16] {
+        from_fn(|i| match b[i].signum() { 0 => 0, 1 => a[i], _ => a[i].wrapping_neg() })
+    }
 
     /// Absolute values of the bytes of `b`.
     pabsb(a, b: [i8; 16]) -> [i8; 16] { from_fn(|i| { let _ = a; b[i].wrapping_abs() }) }
 
     /// Words of `a` with the sign of `b` applied.
-    psignw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| match b[i].signum() { 0 => 0, 1 => a[i], _ => a[i].wrapping_neg() }) }
+    psignw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| match b[i].signum() { 0 => 0, 1 => a[i], _ => a[i].wrapping_neg() })
+    }
 
     /// Absolute values of the words of `b`.
     pabsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| { let _ = a; b[i].wrapping_abs() }) }
 
     /// Doublewords of `a` with the sign of `b` applied.
-    psignd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| match b[i].signum() { 0 => 0, 1 => a[i], _ => a[i].wrapping_neg() }) }
+    psignd(a, b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| match b[i].signum() { 0 => 0, 1 => a[i], _ => a[i].wrapping_neg() })
+    }
 
     /// Absolute values of the doublewords of `b`.
     pabsd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| { let _ = a; b[i].wrapping_abs() }) }
 
     /// Adds neighbouring words.
-    phaddw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| { let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) }; from[j].wrapping_add(from[j + 1]) }) }
+    phaddw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| {
+            let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) };
+            from[j].wrapping_add(from[j + 1])
+        })
+    }
 
     /// Adds neighbouring doublewords.
-    phaddd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| { let (from, j) = if i < 2 { (&a, 2 * i) } else { (&b, 2 * i - 4) }; from[j].wrapping_add(from[j + 1]) }) }
+    phaddd(a, b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| {
+            let (from, j) = if i < 2 { (&a, 2 * i) } else { (&b, 2 * i - 4) };
+            from[j].wrapping_add(from[j + 1])
+        })
+    }
 
     /// Adds neighbouring words with saturation.
-    phaddsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| { let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) }; from[j].saturating_add(from[j + 1]) }) }
+    phaddsw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| {
+            let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) };
+            from[j].saturating_add(from[j + 1])
+        })
+    }
 
     /// Subtracts neighbouring words.
-    phsubw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| { let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) }; from[j].wrapping_sub(from[j + 1]) }) }
+    phsubw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| {
+            let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) };
+            from[j].wrapping_sub(from[j + 1])
+        })
+    }
 
     /// Subtracts neighbouring doublewords.
-    phsubd(a, b: [i32; 4]) -> [i32; 4] { from_fn(|i| { let (from, j) = if i < 2 { (&a, 2 * i) } else { (&b, 2 * i - 4) }; from[j].wrapping_sub(from[j + 1]) }) }
+    phsubd(a, b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| {
+            let (from, j) = if i < 2 { (&a, 2 * i) } else { (&b, 2 * i - 4) };
+            from[j].wrapping_sub(from[j + 1])
+        })
+    }
 
     /// Subtracts neighbouring words with saturation.
-    phsubsw(a, b: [i16; 8]) -> [i16; 8] { from_fn(|i| { let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) }; from[j].saturating_sub(from[j + 1]) }) }
+    phsubsw(a, b: [i16; 8]) -> [i16; 8] {
+        from_fn(|i| {
+            let (from, j) = if i < 4 { (&a, 2 * i) } else { (&b, 2 * i - 8) };
+            from[j].saturating_sub(from[j + 1])
+        })
+    }
 }
 
 /// The smallest unsigned word of `b`, and above it its index (PHMINPOSUW).

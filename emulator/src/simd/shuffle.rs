@@ -4,16 +4,24 @@ use core::array::from_fn;
 
 super::kernels! {
     /// Narrows signed words to signed bytes with saturation.
-    packsswb(a, b: [i16; 8]) -> [i8; 16] { from_fn(|i| (if i < 8 { a[i] } else { b[i - 8] }).clamp(-128, 127) as i8) }
+    packsswb(a, b: [i16; 8]) -> [i8; 16] {
+        from_fn(|i| (if i < 8 { a[i] } else { b[i - 8] }).clamp(-128, 127) as i8)
+    }
 
     /// Narrows signed words to unsigned bytes with saturation.
-    packuswb(a, b: [i16; 8]) -> [u8; 16] { from_fn(|i| (if i < 8 { a[i] } else { b[i - 8] }).clamp(0, 255) as u8) }
+    packuswb(a, b: [i16; 8]) -> [u8; 16] {
+        from_fn(|i| (if i < 8 { a[i] } else { b[i - 8] }).clamp(0, 255) as u8)
+    }
 
     /// Narrows signed doublewords to signed words with saturation.
-    packssdw(a, b: [i32; 4]) -> [i16; 8] { from_fn(|i| (if i < 4 { a[i] } else { b[i - 4] }).clamp(-0x8000, 0x7fff) as i16) }
+    packssdw(a, b: [i32; 4]) -> [i16; 8] {
+        from_fn(|i| (if i < 4 { a[i] } else { b[i - 4] }).clamp(-0x8000, 0x7fff) as i16)
+    }
 
     /// Narrows signed doublewords to unsigned words with saturation.
-    packusdw(a, b: [i32; 4]) -> [u16; 8] { from_fn(|i| (if i < 4 { a[i] } else { b[i - 4] }).clamp(0, 0xffff) as u16) }
+    packusdw(a, b: [i32; 4]) -> [u16; 8] {
+        from_fn(|i| (if i < 4 { a[i] } else { b[i - 4] }).clamp(0, 0xffff) as u16)
+    }
 
 }
 
