@@ -330,7 +330,9 @@ fn string_operand(op: &mut Op, i: &Instruction, n: u32, bits: u8, mode: Mode) {
     op.address_bits = bits;
     let es = matches!(i.op_kind(n), OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI);
     if !es {
-        op.seg = segment_of(i.memory_segment(), mode);
+        let ignored = mode.bits == 64 && !matches!(i.memory_segment(), Register::FS | Register::GS);
+        let segment = if ignored { Register::DS } else { i.memory_segment() };
+        op.seg = segment_of(segment, mode);
     }
 }
 

@@ -19,6 +19,8 @@ const RF: u64 = 1 << 16;
 /// What may differ between two outcomes of a case.
 #[derive(Clone, Debug, Default)]
 pub struct Open {
+    /// Nothing is specified.
+    pub everything: bool,
     /// RFLAGS bits.
     pub flags: u64,
     /// General registers, by number.
@@ -50,6 +52,9 @@ pub fn open(generated: &Generated, outcome: &Outcome) -> Open {
     if generated.case.mode == Mode::Long64 && leaves_64 {
         open.gpr_upper = 0xFF;
     }
+    // A far CALL to a 32-bit segment pushes to a stack pointer of which half is undefined.
+    let far = i.is_call_far() || i.is_call_far_indirect();
+    open.everything = far && leaves_64 && generated.case.state.gpr[state::RSP] >> 32 != 0;
     repeated(generated, faulted, &mut open);
     if faulted {
         slots(generated, &mut open);
@@ -144,7 +149,7 @@ fn slots(generated: &Generated, open: &mut Open) {
         Mnemonic::Popa | Mnemonic::Popad => open.gpr = 0xFF & !(1 << state::RSP),
         _ => {}
     }
-    if i.mnemonic() == Mnemonic::Enter {
+    if matches!(i.mnemonic(), Mnemonic::Enter | Mnemonic::Pusha | Mnemonic::Pushad) {
         // What was pushed before the fault stays or not.
         open.any_slot = true;
         open.memory.push((0, crate::layout::DATA_SIZE as usize));
