@@ -30,7 +30,7 @@ macro_rules! lanes {
                 let halves = [value as u64, (value >> 64) as u64];
                 const HALF: usize = 8 / size_of::<$lane>();
                 core::array::from_fn(|i| {
-                    (halves[i / HALF] >> (<$lane>::BITS as usize * (i % HALF))) as $lane
+                    (halves[i / HALF] >> (<$lane>::BITS as usize * (i & (HALF - 1)))) as $lane
                 })
             }
 
@@ -39,7 +39,7 @@ macro_rules! lanes {
                 const HALF: usize = 8 / size_of::<$lane>();
                 let mut halves = [0u64; 2];
                 for (i, lane) in self.into_iter().enumerate() {
-                    let shift = <$lane>::BITS as usize * (i % HALF);
+                    let shift = <$lane>::BITS as usize * (i & (HALF - 1));
                     halves[i / HALF] |= u64::from(lane as $unsigned) << shift;
                 }
                 u128::from(halves[0]) | u128::from(halves[1]) << 64
