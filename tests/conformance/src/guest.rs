@@ -216,8 +216,7 @@ fn user_cpu(reset: &Cpu) -> Cpu {
     let mut cpu = reset.clone();
     cpu.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
     cpu.cr3 = PML4;
-    cpu.cr4 = cr4::DE
-        | cr4::PAE
+    cpu.cr4 = cr4::PAE
         | cr4::MCE
         | cr4::PGE
         | cr4::OSFXSR
