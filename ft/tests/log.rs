@@ -148,11 +148,11 @@ fn a_frame_longer_than_any_may_be_ends_the_log_unread() {
 fn digests_of_a_busy_minute_are_small() {
     let mut writer = LogWriter::new();
     let mut bytes = writer.take().len();
-    // 60 seconds at 250 million instructions a second, one frame a second.
+    // 60 seconds at 500 million instructions a second, one frame a second.
     for second in 0..60u64 {
-        for n in 0..25 {
-            let icount = (second * 25 + n + 1) * 10_000_000;
-            writer.push(Instant { icount, halted_ns: None }, &Body::Digest(vec![0; 8]));
+        for n in 0..50 {
+            let icount = (second * 50 + n + 1) * 10_000_000;
+            writer.push(Instant { icount, halted_ns: None }, &Body::Digest(vec![0; 4]));
         }
         writer.flush();
         bytes += writer.take().len();

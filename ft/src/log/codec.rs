@@ -15,7 +15,11 @@ const HALTED: u8 = 0x08;
 const ON_GRID: u8 = 0x10;
 /// The count is that of the entry before: no difference is stored.
 const SAME: u8 = 0x20;
-const KNOWN: u8 = ORDINAL | HALTED | ON_GRID | SAME;
+/// A digest of [`SHORT_DIGEST`] bytes: no length is stored.
+const SHORT: u8 = 0x40;
+const KNOWN: u8 = ORDINAL | HALTED | ON_GRID | SAME | SHORT;
+/// Bytes of the usual digest.
+const SHORT_DIGEST: usize = 4;
 
 /// What instants are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +75,9 @@ pub fn encode(base: &mut Base, at: Instant, body: &Body, out: &mut Vec<u8>) {
     if at.halted_ns.is_some() {
         tag |= HALTED;
     }
+    if matches!(body, Body::Digest(bytes) if bytes.len() == SHORT_DIGEST) {
+        tag |= SHORT;
+    }
     out.push(tag);
     if tag & (SAME | ON_GRID) == 0 {
         varint::put(out, ahead);
@@ -79,6 +86,7 @@ pub fn encode(base: &mut Base, at: Instant, body: &Body, out: &mut Vec<u8>) {
         varint::put(out, ns.checked_sub(base.ns).expect("entries are in order of time"));
     }
     match body {
+        Body::Digest(bytes) if tag & SHORT != 0 => out.extend_from_slice(bytes),
         Body::Input(bytes) | Body::Digest(bytes) | Body::End(bytes) => put_bytes(out, bytes),
         Body::Progress => {}
         Body::Start { build, config } => {
@@ -110,7 +118,12 @@ pub fn decode(base: &mut Base, bytes: &mut &[u8]) -> Option<Entry> {
         0 => None,
         _ => Some(base.ns.checked_add(varint::take(bytes)?)?),
     };
-    let body = match tag & ORDINAL {
+    let body = match tag & (ORDINAL | SHORT) {
+        0x42 => {
+            let (digest, rest) = bytes.split_at_checked(SHORT_DIGEST)?;
+            *bytes = rest;
+            Body::Digest(digest.into())
+        }
         0 => Body::Input(varint::take_bytes(bytes)?.into()),
         1 => Body::Progress,
         2 => Body::Digest(varint::take_bytes(bytes)?.into()),
@@ -142,10 +155,10 @@ mod tests {
             (at(0, None), Body::Start { build: "b 1".into(), config: vec![1, 2] }, 8),
             (at(0, None), Body::Input(vec![5, 6, 7]), 5),
             (at(10_000_000, None), Body::Digest(vec![8; 7]), 9),
-            (at(20_000_000, None), Body::Digest(vec![9; 7]), 9),
+            (at(20_000_000, None), Body::Digest(vec![9; 4]), 5),
             (at(20_000_123, Some(1_000_000_000)), Body::Input(vec![]), 8),
             (at(20_000_123, Some(1_000_000_100)), Body::Input(vec![1]), 4),
-            (at(50_000_000, None), Body::Digest(vec![9; 7]), 13),
+            (at(50_000_000, None), Body::Digest(vec![9; 4]), 9),
             (at(50_000_001, None), Body::Progress, 2),
             (at(u64::MAX, Some(u64::MAX)), Body::End(vec![0]), 23),
         ];
