@@ -248,6 +248,11 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
         }
         if let Some(ns) = at.halted_ns {
             while self.guest.now().0 < ns {
+                // Timers that are due fire here, as they did between two waits of the live run; no instruction does.
+                if let Stop::PowerOff | Stop::DebugExit(_) = self.guest.run(Icount(at.icount)) {
+                    return Err(self.diverged("the guest ended, and in the record it goes on"));
+                }
+                self.take_outputs();
                 let before = self.guest.now();
                 self.guest.idle_to(VirtualNs(ns));
                 self.take_outputs();
