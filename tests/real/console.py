@@ -101,8 +101,11 @@ class Machine:
     def send(self, text):
         """Types text."""
         data = text.encode()
-        while data:
-            data = data[os.write(self.child.stdin.fileno(), data) :]
+        try:
+            while data:
+                data = data[os.write(self.child.stdin.fileno(), data) :]
+        except BrokenPipeError:
+            raise Failure(f"the emulator has ended; the guest printed:\n{self.tail()}") from None
 
     def shell(self, timeout=60):
         """Makes the shell at the prompt scriptable: no echo, escape sequences or wrapping."""
