@@ -294,6 +294,9 @@ mod tests {
     fn the_acpi_compiler_accepts_every_table() {
         use std::process::Command;
         if Command::new("iasl").arg("-v").output().is_err() {
+            let required = std::env::var_os("FTEMU_GUESTS_REQUIRED").is_some();
+            assert!(!required, "iasl (acpica-tools) is not installed");
+            std::eprintln!("left out: no iasl here");
             return;
         }
         let dir = std::env::temp_dir().join(std::format!("dsdt-{}", std::process::id()));

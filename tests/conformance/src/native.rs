@@ -81,9 +81,15 @@ unsafe impl Send for Host {}
 ///
 /// # Errors
 /// Why this host cannot run cases (addresses taken, no FSGSBASE, no LDT).
+///
+/// # Panics
+/// The same in the gate (`FTEMU_GUESTS_REQUIRED`), where nothing may be left out.
 pub fn host() -> Result<&'static Mutex<Host>, String> {
     static HOST: OnceLock<Result<Mutex<Host>, String>> = OnceLock::new();
-    HOST.get_or_init(|| Host::new().map(Mutex::new)).as_ref().map_err(Clone::clone)
+    let host = HOST.get_or_init(|| Host::new().map(Mutex::new)).as_ref().map_err(Clone::clone);
+    let required = std::env::var_os("FTEMU_GUESTS_REQUIRED").is_some();
+    assert!(host.is_ok() || !required, "no native cases here: {}", host.err().unwrap_or_default());
+    host
 }
 
 /// Whether the host's CPU has what `code` needs.
