@@ -124,6 +124,13 @@ impl Board {
         board
     }
 
+    /// Whether this could have become of `Board::new(config)`: for state that comes from outside.
+    pub fn has(&self, config: &BoardConfig) -> bool {
+        self.uarts.len() == usize::from(config.uarts.min(4))
+            && self.nics.len() == config.nics.len().min(functions::NICS_MAX)
+            && self.ide.has(&config.disks)
+    }
+
     /// Hard reset: every chip to its power-on state; what the outside has in flight is forgotten.
     /// The clock keeps the time, and its memory.
     pub fn reset(&mut self, ram: &mut Ram, now: VirtualNs) {

@@ -20,6 +20,11 @@ pub const VGA: core::ops::Range<u64> = 0xA_0000..0xC_0000;
 /// Largest RAM that a machine may have, in bytes.
 pub const MAX: u64 = 64 << 30;
 
+/// The physical address of the byte at `offset` of RAM.
+pub fn physical(offset: u64) -> u64 {
+    if offset < HOLE { offset } else { offset - HOLE + HIGH }
+}
+
 /// What a physical page is backed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
@@ -39,6 +44,10 @@ pub struct Ram {
     marks: Vec<u8>,
     /// Pages whose `DIRTY` mark is set, in order of marking.
     dirty: Vec<u32>,
+    /// The same for `CHANGED`.
+    changed: Vec<u32>,
+    /// Marks that a store sets: `DIRTY`, and `CHANGED` while changes are tracked.
+    wanted: u8,
     /// 64-byte lines that hold translated code, a bit each.
     code_lines: Vec<u64>,
     /// Pages whose code was overwritten since [`Ram::take_stale_code`].
@@ -58,6 +67,7 @@ pub struct Ram {
 const DIRTY: u8 = 1;
 const CODE: u8 = 2;
 const TABLE: u8 = 4;
+const CHANGED: u8 = 8;
 /// After so many stores to pages marked `TABLE` the marks are worth renewing: many of the pages
 /// may be something else by now.
 const TABLE_STORES: u32 = 1 << 14;
@@ -87,6 +97,8 @@ impl Ram {
             size,
             marks: vec![0; pages],
             dirty: Vec::new(),
+            changed: Vec::new(),
+            wanted: DIRTY,
             code_lines: vec![0; pages],
             stale: Vec::new(),
             shadow_writable: 0,
@@ -295,9 +307,15 @@ impl Ram {
     }
 
     fn mark_dirty(&mut self, page: usize) {
-        if self.marks[page] & DIRTY == 0 {
-            self.marks[page] |= DIRTY;
-            self.dirty.push(page as u32);
+        let missing = self.wanted & !self.marks[page];
+        if missing != 0 {
+            self.marks[page] |= missing;
+            if missing & DIRTY != 0 {
+                self.dirty.push(page as u32);
+            }
+            if missing & CHANGED != 0 {
+                self.changed.push(page as u32);
+            }
         }
     }
 
@@ -309,6 +327,33 @@ impl Ram {
             self.marks[page as usize] &= !DIRTY;
         }
         dirty
+    }
+
+    /// Begins (with an empty list) or ends a second record of written pages, which does not care
+    /// when [`Ram::take_dirty`] is called. Direct stores must be prepared anew after this.
+    pub fn track_changes(&mut self, on: bool) {
+        self.take_changed();
+        self.wanted = if on { DIRTY | CHANGED } else { DIRTY };
+    }
+
+    /// Whether [`Ram::track_changes`] is on.
+    pub fn tracks_changes(&self) -> bool {
+        self.wanted & CHANGED != 0
+    }
+
+    /// Pages that [`Ram::take_changed`] would give.
+    pub fn changed(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// Takes the list of pages written since the last call or since tracking began. Direct stores
+    /// must be prepared anew after this.
+    pub fn take_changed(&mut self) -> Vec<u32> {
+        let changed = core::mem::take(&mut self.changed);
+        for &page in &changed {
+            self.marks[page as usize] &= !CHANGED;
+        }
+        changed
     }
 
     /// DMA read of physical memory; addresses without memory read as ones.

@@ -8,13 +8,15 @@ use crate::cpu::flags::{IF, TF};
 use crate::cpu::{Cpu, msr};
 use crate::engine::Engine;
 use crate::exception::{self, Cause, Exception};
+use crate::fingerprint::Fingerprint;
 use crate::interrupt::{Event, Source};
 use crate::op::Exit;
+use crate::snapshot;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use devices::board::{Board, BoardConfig, Signal};
 use devices::io::{Input, Output};
-use devices::ram::Ram;
+use devices::ram::{PAGE, Ram};
 use devices::time::{Icount, VirtualNs};
 use firmware::DirectBoot;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,20 @@ pub struct Config {
     pub board: BoardConfig,
     /// A kernel to boot instead of a disk.
     pub direct_boot: Option<DirectBoot>,
+}
+
+impl Config {
+    /// Whether there can be such a machine, as far as RAM goes.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let whole = self.ram_bytes & 0xF_FFFF == 0;
+        if whole && (4 << 20..=devices::ram::MAX).contains(&self.ram_bytes) {
+            return Ok(());
+        }
+        Err(ConfigError(String::from("RAM must be whole MiB, 4 MiB to 64 GiB")))
+    }
 }
 
 /// Why a configuration is refused.
@@ -68,7 +84,7 @@ pub struct Machine {
     config: Config,
     core: Core,
     engine: Engine,
-    hashes: crate::snapshot::PageHashes,
+    hashes: crate::digest::PageHashes,
 }
 
 impl Machine {
@@ -77,11 +93,7 @@ impl Machine {
     /// # Errors
     /// A configuration that cannot be built, with the reason.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        let megabytes = config.ram_bytes >> 20;
-        if config.ram_bytes & 0xF_FFFF != 0 || megabytes < 4 || config.ram_bytes > devices::ram::MAX
-        {
-            return Err(ConfigError(String::from("RAM must be whole MiB, 4 MiB to 64 GiB")));
-        }
+        config.check()?;
         let mut ram = Ram::new(config.ram_bytes, &firmware::rom());
         let mut board = Board::new(&config.board, &mut ram);
         firmware::power_on(&mut ram, &mut board, config.direct_boot.as_ref())
@@ -92,7 +104,7 @@ impl Machine {
     /// A machine around a core, with empty caches.
     pub(crate) fn assemble(config: Config, core: Core) -> Self {
         let engine = Engine::new(core.ram.bytes().len() / devices::ram::PAGE);
-        let hashes = crate::snapshot::PageHashes::new(core.ram.pages());
+        let hashes = crate::digest::PageHashes::new(core.ram.pages());
         Self { config, core, engine, hashes }
     }
 
@@ -321,9 +333,62 @@ impl Machine {
         self.hashes.digest(&mut self.core)
     }
 
+    /// From the next digest on keeps what [`Machine::state_at`] needs to describe the state at
+    /// each of the last `digests` ones; 0: nothing. Cost: for each, the list of pages that had
+    /// changed and the chips that had.
+    pub fn keep_history(&mut self, digests: usize) {
+        self.hashes.keep_history(digests);
+    }
+
+    /// The state as it was at the last digest taken at `icount`, to be compared with that of
+    /// another machine; `None` if it is not kept (any more).
+    pub fn state_at(&self, icount: Icount) -> Option<Fingerprint> {
+        self.hashes.state_at(icount)
+    }
+
+    /// Begins, with an empty list, or ends the list of [`Machine::take_dirty_pages`]. Costs nothing
+    /// while off; digests do not disturb it.
+    pub fn track_dirty(&mut self, on: bool) {
+        self.core.ram.track_changes(on);
+        self.core.tlb.forget_writes();
+    }
+
+    /// Takes the numbers of the pages written since the last call, or since
+    /// [`Machine::track_dirty`]; each once, in no order.
+    pub fn take_dirty_pages(&mut self) -> Vec<u32> {
+        let pages = self.core.ram.take_changed();
+        if !pages.is_empty() {
+            self.core.tlb.forget_writes();
+        }
+        pages
+    }
+
+    /// How many pages [`Machine::take_dirty_pages`] would give.
+    pub fn dirty_pages(&self) -> usize {
+        self.core.ram.changed()
+    }
+
+    /// Pages of RAM.
+    pub fn pages(&self) -> u32 {
+        self.core.ram.pages() as u32
+    }
+
+    /// A page of RAM.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn page(&self, page: u32) -> &[u8; PAGE] {
+        self.core.ram.page(page as usize).try_into().expect("a page")
+    }
+
     /// The whole state as bytes (zero pages left out).
     pub fn save(&mut self) -> Vec<u8> {
-        crate::snapshot::save(&self.config, &mut self.core)
+        snapshot::save(&self.config, &mut self.core)
+    }
+
+    /// Everything but RAM as bytes, for [`snapshot::Loader::finish`].
+    pub fn save_state(&mut self) -> Vec<u8> {
+        snapshot::save_state(&self.config, &mut self.core)
     }
 
     /// The machine that [`Machine::save`] described.
@@ -331,7 +396,6 @@ impl Machine {
     /// # Errors
     /// Bytes that are not such a state; they never panic.
     pub fn load(state: &[u8]) -> Result<Self, ConfigError> {
-        let (config, core) = crate::snapshot::load(state)?;
-        Ok(Self::assemble(config, core))
+        snapshot::load(state)
     }
 }

@@ -1,145 +1,80 @@
-//! The machine's state as bytes, and as a hash.
+//! The machine's state as bytes, whole or in pieces.
 //!
-//! Contract: one list of fields, `State`, serves saving, loading and digests; what is not in it
-//! is a cache. Loading never panics on hostile bytes.
+//! Contract: one list of fields, [`Processor`] and the board, serves saving, loading and digests;
+//! what is not in it is a cache. A machine that goes on running can be carried over in pieces: its
+//! pages as they are, again those that changed meanwhile, and at one instant [`save_state`] with
+//! the last of them; [`Loader`] takes the pieces. Loading never panics on hostile bytes, and holds
+//! no more than the RAM that the configuration asks for.
 
 use crate::core::Core;
-use crate::cpu::{BLOCK_RIP, Cpu};
-use crate::machine::{Config, ConfigError, Digest};
+use crate::cpu::{BLOCK_RIP, Cpu, ZERO};
+use crate::machine::{Config, ConfigError, Machine};
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use devices::board::Board;
 use devices::ram::{PAGE, Ram};
 use devices::time::Clock;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_64;
 
-const MAGIC: &[u8; 8] = b"ftemuSNP";
-/// Raised when the format changes.
-const VERSION: u32 = 1;
+/// What begins a whole snapshot.
+const SNAPSHOT: &[u8; 8] = b"ftemuSNP";
+/// What begins a state without RAM.
+const STATE: &[u8; 8] = b"ftemuSTA";
+/// Raised when a format changes.
+const VERSION: u32 = 2;
 
-/// Everything but RAM.
+/// Everything but RAM and board.
 #[derive(Serialize, Deserialize)]
-struct State<'a> {
-    config: Cow<'a, Config>,
-    cpu: Cow<'a, Cpu>,
-    icount: u64,
-    clock: Cow<'a, Clock>,
-    shadow_writable: u16,
+pub(crate) struct Processor<'a> {
+    pub cpu: Cow<'a, Cpu>,
+    pub icount: u64,
+    pub clock: Cow<'a, Clock>,
+    pub shadow_writable: u16,
 }
 
-/// Hashes of the pages of RAM, kept up to date by the list of dirty pages.
-pub struct PageHashes {
-    pages: Vec<u128>,
-    sum: u128,
-    zero: u128,
-    fresh: bool,
-}
-
-impl PageHashes {
-    /// For a RAM of `pages` pages.
-    pub fn new(pages: usize) -> Self {
-        let zero = xxh3_128(&[0; PAGE]);
-        Self { pages: vec![zero; pages], sum: 0, zero, fresh: true }
-    }
-
-    /// Hashes the state. Cost: the pages written since the last call.
-    pub fn digest(&mut self, core: &mut Core) -> Digest {
-        if core::mem::take(&mut self.fresh) {
-            self.sum = 0;
-            for page in 0..self.pages.len() {
-                self.sum = self.sum.wrapping_add(place(self.zero, page));
-                self.update(core, page);
-            }
-            core.ram.take_dirty();
-        } else {
-            for page in core.ram.take_dirty() {
-                if (page as usize) < self.pages.len() {
-                    self.update(core, page as usize);
-                }
-            }
-        }
-        core.tlb.forget_writes();
+impl<'a> Processor<'a> {
+    /// That of `core`. What only a running block needs is cleared: it is no state.
+    pub fn of(core: &'a mut Core) -> Self {
         core.cpu.regs[BLOCK_RIP] = 0;
-        let state = (&core.cpu, core.icount, &core.clock, core.ram.shadow_writable());
-        let cpu = xxh3_128(&encode(&state));
-        let board = xxh3_128(&encode(&core.board));
-        Digest { cpu, devices: vec![(String::from("board"), board)], ram: self.sum }
-    }
-
-    fn update(&mut self, core: &Core, page: usize) {
-        let hash = xxh3_128(core.ram.page(page));
-        self.sum =
-            self.sum.wrapping_sub(place(self.pages[page], page)).wrapping_add(place(hash, page));
-        self.pages[page] = hash;
+        Self {
+            cpu: Cow::Borrowed(&core.cpu),
+            icount: core.icount,
+            clock: Cow::Borrowed(&core.clock),
+            shadow_writable: core.ram.shadow_writable(),
+        }
     }
 }
 
-/// The hash of a page at its place: equal pages elsewhere count differently.
-fn place(hash: u128, page: usize) -> u128 {
-    let odd = (page as u128).wrapping_mul(2).wrapping_add(1);
-    hash.wrapping_mul(odd.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
+fn bad(why: &str) -> ConfigError {
+    ConfigError(format!("snapshot: {why}"))
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     rmp_serde::to_vec(value).expect("state has no unserializable values")
 }
 
-/// Magic, version, length and hash, then the state, the board, and the pages that are not zero.
-pub fn save(config: &Config, core: &mut Core) -> Vec<u8> {
-    core.cpu.regs[BLOCK_RIP] = 0;
-    let state = encode(&State {
-        config: Cow::Borrowed(config),
-        cpu: Cow::Borrowed(&core.cpu),
-        icount: core.icount,
-        clock: Cow::Borrowed(&core.clock),
-        shadow_writable: core.ram.shadow_writable(),
-    });
-    let board = encode(&core.board);
-    let mut body = Vec::new();
-    for part in [&state, &board] {
-        body.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        body.extend_from_slice(part);
-    }
-    for page in 0..core.ram.pages() {
-        let bytes = core.ram.page(page);
-        if bytes.iter().any(|&b| b != 0) {
-            body.extend_from_slice(&(page as u64).to_le_bytes());
-            body.extend_from_slice(bytes);
-        }
-    }
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ConfigError> {
+    rmp_serde::from_slice(bytes).map_err(|e| bad(&format!("{e}")))
+}
+
+/// Magic, version, length and hash, then `body`.
+pub(crate) fn seal(magic: &[u8; 8], body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 28);
-    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(magic);
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    out.extend_from_slice(&xxh3_64(&body).to_le_bytes());
-    out.extend_from_slice(&body);
+    out.extend_from_slice(&xxh3_64(body).to_le_bytes());
+    out.extend_from_slice(body);
     out
 }
 
-/// Takes `n` bytes off the front.
-fn take<'a>(bytes: &mut &'a [u8], n: u64) -> Option<&'a [u8]> {
-    let n = usize::try_from(n).ok()?;
-    let (head, rest) = bytes.split_at_checked(n)?;
-    *bytes = rest;
-    Some(head)
-}
-
-fn number(bytes: &mut &[u8]) -> Option<u64> {
-    take(bytes, 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")))
-}
-
-/// The inverse of [`save`].
-///
-/// # Errors
-/// Bytes that are not a whole snapshot of this version, with the reason.
-pub fn load(bytes: &[u8]) -> Result<(Config, Core), ConfigError> {
-    let bad = |why: &str| ConfigError(format!("snapshot: {why}"));
+/// The body that [`seal`] was given.
+pub(crate) fn unseal<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<&'a [u8], ConfigError> {
     let mut rest = bytes;
-    if take(&mut rest, 8) != Some(MAGIC) {
+    if take(&mut rest, 8) != Some(magic) {
         return Err(bad("not a snapshot of ftemu"));
     }
     let version = take(&mut rest, 4).ok_or_else(|| bad("truncated"))?;
@@ -154,41 +89,175 @@ pub fn load(bytes: &[u8]) -> Result<(Config, Core), ConfigError> {
     if xxh3_64(rest) != hash {
         return Err(bad("damaged"));
     }
-    let mut part = || {
-        let len = number(&mut rest)?;
-        take(&mut rest, len)
-    };
-    let state = part().ok_or_else(|| bad("no state"))?;
-    let board = part().ok_or_else(|| bad("no devices"))?;
-    let state: State = rmp_serde::from_slice(state).map_err(|e| bad(&format!("{e}")))?;
-    let board: Board = rmp_serde::from_slice(board).map_err(|e| bad(&format!("{e}")))?;
-    let config = state.config.into_owned();
-    let fits = config.ram_bytes & 0xF_FFFF == 0
-        && (4 << 20..=devices::ram::MAX).contains(&config.ram_bytes);
-    if !fits {
-        return Err(bad("impossible RAM size"));
+    Ok(rest)
+}
+
+/// Takes `n` bytes off the front.
+fn take<'a>(bytes: &mut &'a [u8], n: u64) -> Option<&'a [u8]> {
+    let n = usize::try_from(n).ok()?;
+    let (head, rest) = bytes.split_at_checked(n)?;
+    *bytes = rest;
+    Some(head)
+}
+
+fn number(bytes: &mut &[u8]) -> Option<u64> {
+    take(bytes, 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")))
+}
+
+/// Takes bytes preceded by their length off the front.
+fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = number(bytes)?;
+    take(bytes, len)
+}
+
+/// Configuration, processor and board, each preceded by its length.
+fn state_body(config: &Config, core: &mut Core) -> Vec<u8> {
+    let parts = [encode(config), encode(&Processor::of(core)), encode(&core.board)];
+    let mut body = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    for part in &parts {
+        body.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        body.extend_from_slice(part);
     }
-    let mut core = Core::new(Ram::new(config.ram_bytes, &firmware::rom()), board);
+    body
+}
+
+/// Everything but RAM.
+pub(crate) fn save_state(config: &Config, core: &mut Core) -> Vec<u8> {
+    seal(STATE, &state_body(config, core))
+}
+
+/// The whole state: as [`save_state`], then the pages that are not zero, each after its number.
+pub(crate) fn save(config: &Config, core: &mut Core) -> Vec<u8> {
+    let mut body = state_body(config, core);
     for page in 0..core.ram.pages() {
-        if core.ram.page(page).iter().any(|&b| b != 0) {
-            core.ram.load_page(page, &[0; PAGE]);
+        let bytes = core.ram.page(page);
+        if !is_zero(bytes) {
+            body.extend_from_slice(&(page as u64).to_le_bytes());
+            body.extend_from_slice(bytes);
         }
     }
+    seal(SNAPSHOT, &body)
+}
+
+/// The inverse of [`save`].
+pub(crate) fn load(bytes: &[u8]) -> Result<Machine, ConfigError> {
+    let mut rest = unseal(SNAPSHOT, bytes)?;
+    let state = rest;
+    let mut ahead = state;
+    let config = part(&mut ahead).ok_or_else(|| bad("no configuration"))?;
+    let mut loader = Loader::new(&decode(config)?)?;
+    for _ in 0..3 {
+        part(&mut rest).ok_or_else(|| bad("incomplete state"))?;
+    }
+    let state = &state[..state.len() - rest.len()];
     while !rest.is_empty() {
         let page = number(&mut rest).ok_or_else(|| bad("truncated page"))?;
         let data = take(&mut rest, PAGE as u64).ok_or_else(|| bad("truncated page"))?;
         let data: &[u8; PAGE] = data.try_into().expect("a page");
-        if page >= core.ram.pages() as u64 {
-            return Err(bad("page outside RAM"));
-        }
-        core.ram.load_page(page as usize, data);
+        loader.load_page(u32::try_from(page).unwrap_or(u32::MAX), data)?;
     }
-    core.ram.set_shadow_writable(state.shadow_writable);
-    core.cpu = state.cpu.into_owned();
-    core.cpu.regs[crate::cpu::ZERO..].fill(0);
-    core.icount = state.icount;
-    core.clock = state.clock.into_owned();
-    core.update_mode();
-    core.flush_tlb();
-    Ok((config, core))
+    loader.assemble(state)
+}
+
+/// Whether there are only zeros.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    chunks.iter().all(|chunk| chunk.iter().fold(0, |or, byte| or | byte) == 0)
+        && rest.iter().all(|&byte| byte == 0)
+}
+
+/// A machine on its way in: pages in any order, the last content of each counting, then the state.
+pub struct Loader {
+    config: Config,
+    ram: Ram,
+}
+
+impl Loader {
+    /// For a machine of this configuration; all of its RAM is zero yet.
+    ///
+    /// # Errors
+    /// A configuration that no machine can have.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        let mut ram = Ram::new(config.ram_bytes, &firmware::rom());
+        for page in 0..ram.pages().min((1 << 20) / PAGE) {
+            if !is_zero(ram.page(page)) {
+                ram.load_page(page, &[0; PAGE]);
+            }
+        }
+        Ok(Self { config: config.clone(), ram })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Pages of RAM.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        self.ram.pages() as u32
+    }
+
+    /// One page of RAM as it is so far.
+    ///
+    /// # Errors
+    /// A page outside RAM.
+    pub fn page(&self, page: u32) -> Result<&[u8; PAGE], ConfigError> {
+        let page = self.inside(page)?;
+        Ok(self.ram.page(page).try_into().expect("a page"))
+    }
+
+    /// Sets a page of RAM.
+    ///
+    /// # Errors
+    /// A page outside RAM.
+    pub fn load_page(&mut self, page: u32, data: &[u8; PAGE]) -> Result<(), ConfigError> {
+        let page = self.inside(page)?;
+        // The host's memory behind zeros that were never written is not there yet.
+        if !is_zero(data) || !is_zero(self.ram.page(page)) {
+            self.ram.load_page(page, data);
+        }
+        Ok(())
+    }
+
+    fn inside(&self, page: u32) -> Result<usize, ConfigError> {
+        let page = page as usize;
+        if page < self.ram.pages() { Ok(page) } else { Err(bad("page outside RAM")) }
+    }
+
+    /// The machine whose [`Machine::save_state`] is `state`.
+    ///
+    /// # Errors
+    /// Bytes that are not such a state, or one of another configuration.
+    pub fn finish(self, state: &[u8]) -> Result<Machine, ConfigError> {
+        self.assemble(unseal(STATE, state)?)
+    }
+
+    fn assemble(self, mut state: &[u8]) -> Result<Machine, ConfigError> {
+        let mut next = || part(&mut state).ok_or_else(|| bad("incomplete state"));
+        let (config, processor, board) = (next()?, next()?, next()?);
+        if !state.is_empty() {
+            return Err(bad("something after the state"));
+        }
+        if decode::<Config>(config)? != self.config {
+            return Err(bad("a machine of another configuration"));
+        }
+        let processor: Processor = decode(processor)?;
+        let board: Board = decode(board)?;
+        if !board.has(&self.config.board) {
+            return Err(bad("devices that the configuration does not have"));
+        }
+        let mut core = Core::new(self.ram, board);
+        core.ram.set_shadow_writable(processor.shadow_writable);
+        core.cpu = processor.cpu.into_owned();
+        core.cpu.regs[ZERO..].fill(0);
+        core.icount = processor.icount;
+        core.clock = processor.clock.into_owned();
+        core.update_mode();
+        core.flush_tlb();
+        Ok(Machine::assemble(self.config, core))
+    }
 }

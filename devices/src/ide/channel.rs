@@ -44,6 +44,11 @@ impl Channel {
         }
     }
 
+    /// Number and size in sectors of each drive's disk.
+    pub(super) fn disks(&self) -> [Option<(u8, u64)>; 2] {
+        self.drives.each_ref().map(|drive| drive.as_ref().map(|d| (d.disk, d.sectors)))
+    }
+
     pub(super) fn reset(&mut self) {
         for drive in self.drives.iter_mut().flatten() {
             *drive = Drive::new(drive.disk, drive.sectors);

@@ -57,6 +57,13 @@ impl Ide {
         Self { channels: [channel(0), channel(1)], next_request: 1, master: false }
     }
 
+    /// Whether these are its drives: sizes in sectors.
+    pub fn has(&self, disks: &[Option<u64>; 4]) -> bool {
+        let drives = self.channels.iter().flat_map(Channel::disks);
+        let numbered = |(size, n): (Option<u64>, u8)| size.map(|sectors| (n, sectors));
+        drives.eq(disks.iter().copied().zip(0..4).map(numbered))
+    }
+
     /// RST#: drives and bus master to their power-on state; requests in flight are forgotten.
     pub fn reset(&mut self) {
         self.master = false;

@@ -43,7 +43,7 @@ ff042540000500584883c40848cf";
 const TIMER: u64 = CODE + 0x180;
 const FAULT: u64 = CODE + 0x1A0;
 
-fn guest() -> Machine {
+pub fn guest() -> Machine {
     let mut lab = Lab::new(Long, 0);
     lab.code(GUEST).code_at(0x5_2000, "B0 00 C3");
     lab.raw_gate(0x30, gate(CODE64, TIMER, 0x8E, 0));
@@ -60,12 +60,12 @@ fn guest() -> Machine {
 }
 
 /// Runs to `end`; the guest never stops otherwise.
-fn run_to(machine: &mut Machine, end: u64) {
+pub fn run_to(machine: &mut Machine, end: u64) {
     assert_eq!(machine.run(Icount(end)), emulator::machine::Stop::Reached);
     assert_eq!(machine.icount(), Icount(end));
 }
 
-const END: u64 = 400_000;
+pub const END: u64 = 400_000;
 
 fn straight() -> Digest {
     let mut machine = guest();
@@ -79,10 +79,10 @@ fn straight() -> Digest {
     machine.digest()
 }
 
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n

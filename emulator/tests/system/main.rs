@@ -9,6 +9,7 @@ mod invariants;
 mod lab;
 mod oracle;
 mod paging;
+mod pieces;
 mod privilege;
 mod segments;
 mod selfmod;

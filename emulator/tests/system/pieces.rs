@@ -1,0 +1,173 @@
+//! The machine moved in pieces while it runs, and the record of the last digests.
+
+use crate::invariants::{Dice, END, guest, run_to};
+use devices::ram::PAGE;
+use devices::time::Icount;
+use emulator::fingerprint::{Fingerprint, first_difference};
+use emulator::machine::Machine;
+use emulator::snapshot::Loader;
+
+/// Copies pages of a machine that goes on running: all once, then what changed, and at the end the
+/// rest with the state. `drop_one`: forgets the n-th changed page that is not as it was sent.
+fn moved(machine: &mut Machine, dice: &mut Dice, drop_one: Option<usize>) -> Machine {
+    machine.track_dirty(true);
+    let mut loader = Loader::new(machine.config()).expect("its own configuration");
+    let mut go_on = |machine: &mut Machine| {
+        run_to(machine, machine.icount().0 + dice.below(3_000));
+        match dice.below(4) {
+            0 => drop(machine.digest()),
+            1 => machine.drop_caches(),
+            _ => {}
+        }
+    };
+    for page in 0..machine.pages() {
+        if page % 64 == 0 {
+            go_on(machine);
+        }
+        loader.load_page(page, machine.page(page)).expect("inside");
+    }
+    for _ in 0..5 {
+        for page in machine.take_dirty_pages() {
+            loader.load_page(page, machine.page(page)).expect("inside");
+        }
+        go_on(machine);
+    }
+    let mut left = drop_one;
+    for page in machine.take_dirty_pages() {
+        if let Some(n) = &mut left
+            && loader.page(page).expect("inside") != machine.page(page)
+        {
+            let forgotten = *n == 0;
+            *n = n.wrapping_sub(1);
+            if forgotten {
+                continue;
+            }
+        }
+        loader.load_page(page, machine.page(page)).expect("inside");
+    }
+    assert!(machine.take_dirty_pages().is_empty());
+    machine.track_dirty(false);
+    loader.finish(&machine.save_state()).expect("its own state")
+}
+
+#[test]
+fn a_machine_moves_while_it_runs() {
+    for seed in 0..6 {
+        let (mut machine, mut dice) = (guest(), Dice(seed));
+        run_to(&mut machine, 1 + dice.below(20_000));
+        let mut copy = moved(&mut machine, &mut dice, None);
+        assert_eq!(copy.digest(), machine.digest(), "seed {seed}");
+        assert!(copy.icount() < Icount(END));
+        run_to(&mut machine, END);
+        run_to(&mut copy, END);
+        assert_eq!(copy.digest(), machine.digest(), "seed {seed}, later");
+        assert_eq!(copy.save(), machine.save(), "seed {seed}, later");
+    }
+}
+
+#[test]
+fn a_page_left_behind_is_noticed_and_named() {
+    let (mut machine, mut dice) = (guest(), Dice(3));
+    run_to(&mut machine, 10_000);
+    machine.keep_history(2);
+    let mut copy = moved(&mut machine, &mut dice, Some(0));
+    copy.keep_history(1);
+    assert_ne!(copy.digest(), machine.digest());
+    let here = machine.state_at(machine.icount()).expect("just taken");
+    let there = copy.state_at(copy.icount()).expect("just taken");
+    let page = (0..machine.pages()).find(|&n| machine.page(n) != copy.page(n)).expect("one");
+    let at = page as usize * PAGE;
+    assert_eq!(first_difference(&here, &there), Some(format!("page {page:#x} (physical {at:#x})")));
+}
+
+#[test]
+fn dirty_pages_are_those_written_and_cost_nothing_when_off() {
+    let mut machine = guest();
+    run_to(&mut machine, 50_000);
+    assert_eq!(machine.dirty_pages(), 0, "not asked for");
+    machine.track_dirty(true);
+    let before: Vec<[u8; PAGE]> = (0..machine.pages()).map(|n| *machine.page(n)).collect();
+    run_to(&mut machine, 60_000);
+    machine.digest();
+    let count = machine.dirty_pages();
+    let mut dirty = machine.take_dirty_pages();
+    assert_eq!(dirty.len(), count);
+    dirty.sort_unstable();
+    for page in 0..machine.pages() {
+        let changed = before[page as usize] != *machine.page(page);
+        assert!(!changed || dirty.binary_search(&page).is_ok(), "page {page:#x}");
+    }
+    assert!(dirty.len() < 64, "and not many more: {}", dirty.len());
+    assert!(dirty.windows(2).all(|pair| pair[0] < pair[1]), "each once");
+    machine.track_dirty(false);
+    run_to(&mut machine, 70_000);
+    assert_eq!(machine.dirty_pages(), 0);
+}
+
+/// The fingerprint from a machine that is asked only once.
+fn fresh(at: u64) -> Fingerprint {
+    let mut machine = guest();
+    run_to(&mut machine, at);
+    machine.keep_history(1);
+    machine.digest();
+    machine.state_at(Icount(at)).expect("just taken")
+}
+
+#[test]
+fn the_last_digests_can_be_described_later() {
+    let mut machine = guest();
+    machine.keep_history(4);
+    let counts: Vec<u64> = (1..=9).map(|n| n * n * 2_111).collect();
+    for &at in &counts {
+        run_to(&mut machine, at);
+        machine.digest();
+    }
+    run_to(&mut machine, END);
+    for &at in &counts[5..] {
+        let kept = machine.state_at(Icount(at)).expect("one of the last four");
+        assert_eq!(first_difference(&kept, &fresh(at)), None, "at {at}");
+        assert_eq!(kept, fresh(at));
+        let bytes = kept.to_bytes();
+        assert_eq!(Fingerprint::from_bytes(&bytes, machine.pages()), Ok(kept));
+        assert!(Fingerprint::from_bytes(&bytes, machine.pages() + 1).is_err());
+        assert!(Fingerprint::from_bytes(&bytes[1..], machine.pages()).is_err());
+    }
+    assert_eq!(machine.state_at(Icount(counts[4])), None, "forgotten");
+    assert_eq!(machine.state_at(Icount(END)), None, "no digest was taken there");
+    machine.keep_history(0);
+    machine.digest();
+    assert_eq!(machine.state_at(Icount(END)), None);
+}
+
+#[test]
+fn differences_are_named() {
+    let here = fresh(30_000);
+    let differing = |change: &dyn Fn(&mut Machine)| {
+        let mut machine = guest();
+        run_to(&mut machine, 30_000);
+        change(&mut machine);
+        machine.keep_history(1);
+        machine.digest();
+        let there = machine.state_at(Icount(30_000)).expect("just taken");
+        first_difference(&here, &there).expect("changed")
+    };
+    let mut machine = guest();
+    run_to(&mut machine, 30_000);
+    let rounds = machine.core().cpu.regs[15];
+    let text = differing(&|machine| machine.core_mut().cpu.regs[15] += 1);
+    assert_eq!(text, format!("register r15: {rounds:#x} here, {:#x} there", rounds + 1));
+    let text = differing(&|machine| machine.core_mut().cpu.xmm[3] = 7);
+    assert_eq!(text, "register xmm3: 0x0 here, 0x7 there");
+    let text = differing(&|machine| machine.core_mut().cpu.regs[..8].fill(99));
+    assert!(text.starts_with("register rax: ") && text.ends_with("(and 4 more)"), "{text}");
+    let text = differing(&|machine| {
+        machine.inject(devices::io::Input::Entropy([1; 32]));
+    });
+    assert_eq!(text, "the random number generator");
+    let text = differing(&|machine| {
+        machine.inject(devices::io::Input::Key(vec![0x1C]));
+    });
+    assert!(text.starts_with("device i8042: byte "), "{text}");
+    let text = differing(&|machine| machine.core_mut().ram.dma_write(0x8_0000, &[1; 8192]));
+    assert_eq!(text, "page 0x80 (physical 0x80000) and 1 more");
+}
