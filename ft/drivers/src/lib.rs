@@ -4,6 +4,7 @@
 //! log; the drivers decide when, never what.
 #![forbid(unsafe_code)]
 
+pub mod arbiter;
 pub mod check;
 pub mod copy;
 pub mod guest;
