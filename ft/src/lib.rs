@@ -6,4 +6,12 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod event;
 pub mod log;
+pub mod message;
+pub mod replica;
+pub mod types;
+
+pub use event::{Action, Event};
+pub use message::Message;
+pub use replica::{Config, Replica, Start};

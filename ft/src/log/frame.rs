@@ -82,6 +82,28 @@ impl FrameWriter {
     }
 }
 
+/// The entries of one whole frame that follows `base`, which moves past them.
+///
+/// # Errors
+/// The bytes are not one frame, or another one must come before it; `base` is not moved.
+pub fn decode_frame(base: &mut Base, bytes: &[u8]) -> Result<Vec<Entry>, FrameError> {
+    let mut reader = FrameReader { base: *base, ..FrameReader::default() };
+    reader.push(bytes);
+    match reader.payload_len()? {
+        Some(len) if HEADER + len == bytes.len() && len > 0 => {}
+        _ => return Err(FrameError::Payload),
+    }
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next_entry()? {
+        entries.push(entry);
+    }
+    if entries.is_empty() {
+        return Err(FrameError::Payload);
+    }
+    *base = reader.base;
+    Ok(entries)
+}
+
 /// Takes entries out of a stream of frames.
 #[derive(Clone, Debug, Default)]
 pub struct FrameReader {

@@ -1,0 +1,270 @@
+//! Two replicas by hand: each rule of the protocol once, without a machine.
+
+use ft::event::{Action, Event, Halt, Pace, RecordRole, Verdict};
+use ft::log::{Body, Entry, Instant};
+use ft::message::{Bye, Commit, Message};
+use ft::replica::StatusRole;
+use ft::types::{Conn, Epoch, HostNs, OutputNo, ReplicaId, VmId};
+use ft::{Config, Replica, Start};
+
+const LINK: Conn = Conn(1);
+
+/// A replica and what it wanted, messages apart.
+struct Side {
+    replica: Replica,
+    sent: Vec<Message>,
+    wanted: Vec<Action>,
+}
+
+impl Side {
+    fn new(id: u128, start: Start) -> Self {
+        let replica = Replica::new(Config::new(ReplicaId(id)), start, HostNs(0));
+        let mut side = Self { replica, sent: vec![], wanted: vec![] };
+        side.drain();
+        side
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.replica.poll() {
+            match action {
+                Action::Send(LINK, message) => self.sent.push(message),
+                Action::SetTimer(_) => {}
+                action => self.wanted.push(action),
+            }
+        }
+    }
+
+    fn at(&mut self, ms: u64, event: Event) {
+        self.replica.handle(HostNs(ms * HostNs::MS), event);
+        self.drain();
+    }
+
+    fn took(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    fn entries(&mut self) -> Vec<Entry> {
+        std::iter::from_fn(|| self.replica.next_entry()).collect()
+    }
+}
+
+fn at(icount: u64) -> Instant {
+    Instant { icount, halted_ns: None }
+}
+
+fn won(epoch: u64) -> Event {
+    Event::Verdict { epoch: Epoch(epoch), verdict: Verdict::Won }
+}
+
+fn lost(epoch: u64, owner: u128) -> Event {
+    let verdict = Verdict::Lost { epoch: Epoch(epoch), owner: ReplicaId(owner) };
+    Event::Verdict { epoch: Epoch(epoch), verdict }
+}
+
+/// Carries messages both ways until there are none.
+fn exchange(a: &mut Side, b: &mut Side, ms: u64) {
+    while !a.sent.is_empty() || !b.sent.is_empty() {
+        for message in std::mem::take(&mut a.sent) {
+            let message = Message::decode(&message.encode()).expect("a message");
+            b.at(ms, Event::Received(LINK, message));
+        }
+        for message in std::mem::take(&mut b.sent) {
+            let message = Message::decode(&message.encode()).expect("a message");
+            a.at(ms, Event::Received(LINK, message));
+        }
+    }
+}
+
+/// A primary alone in epoch 1.
+fn solo() -> Side {
+    let mut side = Side::new(1, Start::Solo { vm: VmId(7), epoch: Epoch(0) });
+    assert_eq!(side.took(), [Action::AskArbiter(Epoch(0))]);
+    side.at(0, won(0));
+    let live = side.took();
+    assert_eq!(live[0], Action::GoLive { epoch: Epoch(1), emit_from: OutputNo(0) });
+    assert!(matches!(live[1], Action::Persist(record) if record.role == RecordRole::Primary));
+    side
+}
+
+/// A pair in epoch 1; the machine is at 1000 and has made 3 outputs.
+fn pair() -> (Side, Side) {
+    let mut primary = solo();
+    primary.at(1, Event::Output { at: at(900), count: 3 });
+    assert_eq!(primary.took(), [Action::Release(OutputNo(3))]);
+    let mut backup = Side::new(2, Start::Spare { vm: None });
+    for side in [&mut primary, &mut backup] {
+        side.at(2, Event::Connected(LINK));
+    }
+    exchange(&mut primary, &mut backup, 2);
+    assert_eq!(primary.took(), [Action::BeginTransfer(LINK)]);
+    primary.at(3, Event::Transfer(vec![1, 2]));
+    exchange(&mut primary, &mut backup, 3);
+    let syncing = backup.took();
+    assert!(matches!(syncing[0], Action::Persist(record) if record.role == RecordRole::Syncing));
+    assert_eq!(syncing[1], Action::Install(vec![1, 2]));
+    primary.at(4, Event::CutOver { at: at(1000), digest: 99 });
+    exchange(&mut primary, &mut backup, 4);
+    let commit = Commit {
+        epoch: Epoch(1),
+        icount: 1000,
+        halted_ns: None,
+        seq: 0,
+        outputs: OutputNo(3),
+        digest: 99,
+    };
+    assert_eq!(backup.took(), [Action::Adopt(commit)]);
+    (primary, backup)
+}
+
+fn joined() -> (Side, Side) {
+    let (mut primary, mut backup) = pair();
+    backup.at(5, Event::Adopted);
+    exchange(&mut primary, &mut backup, 5);
+    primary.took();
+    backup.took();
+    assert_eq!(primary.replica.status().role, StatusRole::Primary);
+    assert_eq!(backup.replica.status().role, StatusRole::Backup);
+    (primary, backup)
+}
+
+#[test]
+fn an_output_waits_for_the_acknowledgement() {
+    let (mut primary, mut backup) = joined();
+    primary.at(6, Event::Logged { at: at(1500), body: Body::Input(vec![5]) });
+    assert!(primary.sent.is_empty(), "entries wait for company");
+    primary.at(7, Event::Output { at: at(1600), count: 2 });
+    assert_eq!(primary.sent.len(), 1, "an output does not");
+    assert_eq!(primary.took(), []);
+    let log = primary.sent.pop().expect("just seen");
+    backup.at(8, Event::Received(LINK, log));
+    assert_eq!(backup.sent.len(), 1, "acknowledged on receipt");
+    exchange(&mut primary, &mut backup, 9);
+    assert_eq!(primary.took(), [Action::Release(OutputNo(5))]);
+    let entries = backup.entries();
+    assert_eq!(entries[0].body, Body::Input(vec![5]));
+    assert_eq!((entries[1].at, &entries[1].body), (at(1600), &Body::Progress));
+}
+
+#[test]
+fn nothing_leaves_before_the_backup_has_the_machine() {
+    let (mut primary, mut backup) = pair();
+    primary.at(5, Event::Output { at: at(1100), count: 1 });
+    exchange(&mut primary, &mut backup, 5);
+    assert_eq!(primary.took(), []);
+    backup.at(6, Event::Adopted);
+    exchange(&mut primary, &mut backup, 6);
+    assert!(primary.took().contains(&Action::Release(OutputNo(4))));
+}
+
+#[test]
+fn the_backup_executes_all_of_its_log_and_emits_again_what_may_be_lost() {
+    let (mut primary, mut backup) = joined();
+    primary.at(6, Event::Output { at: at(1600), count: 1 });
+    exchange(&mut primary, &mut backup, 6);
+    primary.at(7, Event::Output { at: at(1700), count: 1 });
+    exchange(&mut primary, &mut backup, 7);
+    assert_eq!(backup.took(), [Action::Forget(OutputNo(4))]);
+    backup.at(8, Event::Disconnected(LINK));
+    assert!(backup.took().contains(&Action::AskArbiter(Epoch(1))));
+    backup.at(9, won(1));
+    assert_eq!(backup.took(), [], "the log is not executed");
+    let seq = backup.entries().last().expect("two entries").seq + 1;
+    backup.at(10, Event::Executed { seq, icount: 1700, outputs: OutputNo(5) });
+    let live = Action::GoLive { epoch: Epoch(2), emit_from: OutputNo(4) };
+    assert_eq!(backup.took()[0], live);
+    backup.at(11, Event::Output { at: at(1800), count: 1 });
+    assert_eq!(backup.took(), [Action::Release(OutputNo(6))]);
+}
+
+#[test]
+fn who_loses_the_arbiter_stops_and_releases_nothing() {
+    let (mut primary, _backup) = joined();
+    primary.at(6, Event::Output { at: at(1600), count: 1 });
+    primary.at(500, Event::Timer);
+    let claims = primary.took();
+    assert!(claims.contains(&Action::AskArbiter(Epoch(1))), "{claims:?}");
+    primary.at(501, Event::Output { at: at(1700), count: 1 });
+    primary.at(502, lost(0, 2));
+    assert_eq!(primary.took(), [], "an answer to another question");
+    primary.at(503, lost(1, 2));
+    let halt = Halt::Superseded { epoch: Epoch(1), owner: ReplicaId(2) };
+    assert_eq!(primary.took(), [Action::Halt(halt)]);
+    primary.at(504, won(1));
+    assert_eq!(primary.took(), []);
+}
+
+#[test]
+fn a_primary_without_its_backup_waits_for_the_arbiter_and_goes_on() {
+    let (mut primary, _backup) = joined();
+    primary.at(6, Event::Disconnected(LINK));
+    primary.at(7, Event::Output { at: at(1600), count: 2 });
+    primary.took();
+    let silent = Event::Verdict { epoch: Epoch(1), verdict: Verdict::Unreachable };
+    primary.at(8, silent);
+    primary.at(50, Event::Timer);
+    primary.at(200, Event::Timer);
+    assert!(primary.took().contains(&Action::AskArbiter(Epoch(1))));
+    primary.at(400, Event::Timer);
+    assert!(primary.took().contains(&Action::Run(Pace::Stop)), "not for ever on credit");
+    primary.at(500, won(1));
+    let went_on = primary.took();
+    assert!(went_on.contains(&Action::Release(OutputNo(5))), "{went_on:?}");
+    assert!(went_on.contains(&Action::Run(Pace::Full)), "{went_on:?}");
+    assert_eq!(primary.replica.epoch(), Epoch(2));
+}
+
+#[test]
+fn the_end_of_the_guest_stops_both() {
+    let (mut primary, mut backup) = joined();
+    primary.at(6, Event::Output { at: at(1600), count: 1 });
+    primary.at(6, Event::Logged { at: at(1601), body: Body::End(vec![]) });
+    primary.at(6, Event::Ended);
+    assert_eq!(primary.took(), []);
+    exchange(&mut primary, &mut backup, 7);
+    assert_eq!(
+        primary.took(),
+        [Action::Release(OutputNo(4)), Action::Close(LINK), Action::Halt(Halt::Ended)]
+    );
+    backup.took();
+    let entries = backup.entries();
+    assert_eq!(entries.last().expect("entries").body, Body::End(vec![]));
+    let seq = entries.len() as u64;
+    backup.at(8, Event::Executed { seq, icount: 1601, outputs: OutputNo(4) });
+    assert_eq!(backup.took(), [Action::Halt(Halt::Ended)]);
+}
+
+#[test]
+fn a_joining_that_breaks_harms_nothing() {
+    let mut primary = solo();
+    let mut backup = Side::new(2, Start::Spare { vm: None });
+    for side in [&mut primary, &mut backup] {
+        side.at(2, Event::Connected(LINK));
+    }
+    exchange(&mut primary, &mut backup, 2);
+    primary.took();
+    backup.took();
+    primary.at(3, Event::Disconnected(LINK));
+    backup.at(3, Event::Disconnected(LINK));
+    assert!(primary.took().contains(&Action::AbortTransfer));
+    assert!(backup.took().contains(&Action::AbortTransfer));
+    primary.at(4, Event::Output { at: at(10), count: 1 });
+    assert_eq!(primary.took(), [Action::Release(OutputNo(1))]);
+    assert_eq!(primary.replica.epoch(), Epoch(1));
+    for side in [&mut primary, &mut backup] {
+        side.at(5, Event::Connected(LINK));
+    }
+    exchange(&mut primary, &mut backup, 5);
+    assert_eq!(primary.took(), [Action::BeginTransfer(LINK)], "and another try is welcome");
+}
+
+#[test]
+fn a_damaged_log_or_a_broken_protocol_never_panics() {
+    let (_, mut backup) = joined();
+    backup.at(6, Event::Received(LINK, Message::Log { frame: vec![9; 40], released: OutputNo(0) }));
+    assert!(matches!(backup.took().last(), Some(Action::Halt(Halt::Unusable(_)))));
+    assert_eq!(backup.sent, [Message::Bye(Bye::Failed)]);
+    let (mut primary, _) = joined();
+    primary.at(6, Event::Received(LINK, Message::Joined));
+    primary.at(6, Event::Received(LINK, Message::Welcome { vm: VmId(1), epoch: Epoch(9) }));
+    assert!(primary.took().contains(&Action::AskArbiter(Epoch(1))));
+}
