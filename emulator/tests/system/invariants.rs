@@ -6,6 +6,7 @@
 //! code before and behind itself, repeats string instructions across pages, and reads timers.
 
 use crate::lab::*;
+use devices::io::Input;
 use devices::time::Icount;
 use emulator::cpu::cr0;
 use emulator::machine::{Digest, Machine};
@@ -138,4 +139,17 @@ fn saving_and_loading_change_nothing() {
         }
     }
     assert_eq!(machine.digest(), want);
+}
+
+#[test]
+fn a_digest_names_the_chip_that_differs() {
+    let (mut typed, mut silent) = (guest(), guest());
+    typed.inject(Input::ConsoleRx { port: 0, bytes: b"x".to_vec() });
+    let (typed, silent) = (typed.digest(), silent.digest());
+    assert_eq!((typed.cpu, typed.ram), (silent.cpu, silent.ram));
+    let differing: Vec<_> = typed.devices.iter().filter(|d| !silent.devices.contains(d)).collect();
+    assert_eq!(
+        differing.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["uart", "wires"]
+    );
 }

@@ -1,17 +1,15 @@
 //! What a log keeps of a digest: small, and still enough to name what differs.
 //!
-//! Contract: 32 bits: 20 of the hash over the whole digest, 4 of the CPU's, 3 of RAM's, and 5 that the devices share.
-//! Equal digests give equal checks. A difference of the whole is missed once in a million times at one digest, and is
-//! there at the next; a device that differs alone is named every second time or more often.
+//! Contract: two forms, told apart by their length; equal digests give equal checks of a form. The short one is 16
+//! bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2 that the devices share. The named one
+//! has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4 of each device's. The short one misses a difference of
+//! one component alone once in a thousand times or less, and the next one sees it.
 
 use emulator::machine::Digest;
 use xxhash_rust::xxh3::Xxh3;
 
-/// A digest, shortened.
-pub type Check = [u8; 4];
-
-/// Bits that the devices share.
-const DEVICE_BITS: usize = 5;
+/// How many short checks stand between two named ones, if no input asks for one earlier.
+pub const SHORT_RUN: u32 = 31;
 
 /// The hash over everything.
 #[must_use]
@@ -27,50 +25,64 @@ pub fn whole(digest: &Digest) -> u128 {
     hash.digest128()
 }
 
-/// For each device bit in use more than once over: the device, the bit of its hash, and its place.
-fn device_bits(devices: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let uses = if devices == 0 { 0 } else { devices.max(DEVICE_BITS) };
-    (0..uses).map(move |n| (n % devices, n / devices, n % DEVICE_BITS))
-}
-
-/// Shortens `digest`.
+/// The usual check of `digest`.
 #[must_use]
-pub fn shorten(digest: &Digest) -> Check {
-    let mut check = whole(digest) as u32 & 0xF_FFFF;
-    check |= (digest.cpu as u32 & 0xF) << 20;
-    check |= (digest.ram as u32 & 0x7) << 24;
-    for (device, bit, place) in device_bits(digest.devices.len()) {
-        check ^= ((digest.devices[device].1 >> bit & 1) as u32) << (27 + place);
-    }
+pub fn short(digest: &Digest) -> [u8; 2] {
+    let devices = digest.devices.iter().fold(0, |sum, (_, hash)| sum ^ *hash as u16);
+    let check = whole(digest) as u16 & 0xFF
+        | (digest.cpu as u16 & 0xF) << 8
+        | (digest.ram as u16 & 0x3) << 12
+        | (devices & 0x3) << 14;
     check.to_le_bytes()
 }
 
-/// Names the components of `digest` that differ from what `expected` was made of, as far as the bits tell: in the
+/// The check of `digest` that tells its devices apart.
+#[must_use]
+pub fn named(digest: &Digest) -> Vec<u8> {
+    let mut check = (whole(digest) as u32).to_le_bytes().to_vec();
+    check.extend([digest.cpu as u8, digest.ram as u8]);
+    for pair in digest.devices.chunks(2) {
+        let nibble = |n: usize| pair.get(n).map_or(0, |(_, hash)| *hash as u8 & 0xF);
+        check.push(nibble(0) | nibble(1) << 4);
+    }
+    check
+}
+
+/// Names the components of `digest` that differ from what `expected` was made of, as far as its bits tell: in the
 /// order CPU, devices, RAM. `None`: no difference.
 #[must_use]
 pub fn difference(digest: &Digest, expected: &[u8]) -> Option<String> {
-    let found = shorten(digest);
+    let found = if expected.len() == 2 { short(digest).to_vec() } else { named(digest) };
     if found == expected {
         return None;
     }
-    let Ok(expected) = Check::try_from(expected) else {
+    if found.len() != expected.len() {
         return Some(String::from("the form of the check"));
-    };
-    let differing = u32::from_le_bytes(found) ^ u32::from_le_bytes(expected);
-    let mut names = Vec::new();
-    if differing >> 20 & 0xF != 0 {
-        names.push("cpu");
     }
-    for (index, (name, _)) in digest.devices.iter().enumerate() {
-        let mut bits = device_bits(digest.devices.len()).filter(|(device, ..)| *device == index);
-        if bits.any(|(_, _, place)| differing >> (27 + place) & 1 == 1) {
-            names.push(name);
+    let differing: Vec<u8> = found.iter().zip(expected).map(|(a, b)| a ^ b).collect();
+    let names = match *differing {
+        [_, components] => named_if([
+            ("cpu", components & 0xF != 0),
+            ("devices", components >> 6 != 0),
+            ("ram", components >> 4 & 0x3 != 0),
+        ]),
+        _ => {
+            let devices = digest.devices.iter().enumerate();
+            let devices = devices.map(|(n, (name, _))| {
+                (name.as_str(), differing[6 + n / 2] >> (n % 2 * 4) & 0xF != 0)
+            });
+            let cpu = ("cpu", differing[4] != 0);
+            named_if([cpu].into_iter().chain(devices).chain([("ram", differing[5] != 0)]))
         }
-    }
-    if differing >> 24 & 0x7 != 0 {
-        names.push("ram");
-    }
-    Some(if names.is_empty() { String::from("the state") } else { names.join(", ") })
+    };
+    Some(if names.is_empty() { String::from("the state") } else { names })
+}
+
+/// The names that hold, as a list.
+fn named_if<'a>(names: impl IntoIterator<Item = (&'a str, bool)>) -> String {
+    let names: Vec<_> =
+        names.into_iter().filter(|(_, holds)| *holds).map(|(name, _)| name).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -78,49 +90,49 @@ mod tests {
     use super::*;
 
     fn digest() -> Digest {
-        let devices = (0..6u32).map(|i| (format!("chip{i}"), u128::from(i) << 64)).collect();
+        let devices = (0..5u32).map(|i| (format!("chip{i}"), u128::from(i) << 64)).collect();
         Digest { cpu: 0x1234, devices, ram: 0x5678 }
     }
 
     #[track_caller]
-    fn check(change: impl FnOnce(&mut Digest), expected: Option<&str>) {
+    fn check(change: impl FnOnce(&mut Digest), by_short: Option<&str>, by_named: Option<&str>) {
         let mut other = digest();
         change(&mut other);
-        assert_eq!(difference(&other, &shorten(&digest())).as_deref(), expected);
+        assert_eq!(difference(&other, &short(&digest())).as_deref(), by_short);
+        assert_eq!(difference(&other, &named(&digest())).as_deref(), by_named);
     }
 
     #[test]
     fn names_what_differs() {
-        check(|_| {}, None);
-        check(|d| d.cpu ^= 1, Some("cpu"));
-        check(|d| d.ram ^= 4, Some("ram"));
-        check(|d| d.ram ^= 1 << 100, Some("the state"));
-        check(|d| d.devices[3].1 ^= 1, Some("chip3"));
-        check(|d| d.devices[5].1 ^= 1, Some("chip0, chip5"));
-        check(|d| d.devices[2].1 ^= 1 << 127, Some("the state"));
-        check(|d| d.devices[2].0.push('x'), Some("the state"));
+        let state = Some("the state");
+        check(|_| {}, None, None);
+        check(|d| d.cpu ^= 1, Some("cpu"), Some("cpu"));
+        check(|d| d.cpu ^= 0x80, state, Some("cpu"));
+        check(|d| d.ram ^= 2, Some("ram"), Some("ram"));
+        check(|d| d.ram ^= 1 << 100, state, state);
+        check(|d| d.devices[3].1 ^= 1, Some("devices"), Some("chip3"));
+        check(|d| d.devices[4].1 ^= 8, state, Some("chip4"));
+        check(|d| d.devices[2].1 ^= 1 << 127, state, state);
+        check(|d| d.devices[2].0.push('x'), state, state);
         let everything = |d: &mut Digest| {
             d.cpu ^= 1;
             d.devices[2].1 ^= 1;
             d.ram ^= 1;
         };
-        check(everything, Some("cpu, chip2, ram"));
+        check(everything, Some("cpu, devices, ram"), Some("cpu, chip2, ram"));
     }
 
     #[test]
-    fn a_device_alone_has_all_bits() {
-        let of = |board| Digest { cpu: 0, devices: vec![("board".into(), board)], ram: 0 };
-        for bit in 0..DEVICE_BITS {
-            let what = difference(&of(1 << bit), &shorten(&of(0)));
-            assert_eq!(what.as_deref(), Some("board"));
-        }
+    fn no_devices_are_no_difference() {
         let none = Digest { cpu: 0, devices: vec![], ram: 0 };
-        assert_eq!(difference(&none, &shorten(&none)), None);
+        assert_eq!(difference(&none, &short(&none)), None);
+        assert_eq!(difference(&none, &named(&none)), None);
     }
 
     #[test]
     fn a_check_of_another_form_differs() {
-        assert!(difference(&digest(), &[]).is_some());
-        assert!(difference(&digest(), &[0; 9]).is_some());
+        for form in [&[][..], &[0], &[0; 3], &[0; 8], &[0; 10], &[0; 99]] {
+            assert!(difference(&digest(), form).is_some(), "{form:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ const SAME: u8 = 0x20;
 const SHORT: u8 = 0x40;
 const KNOWN: u8 = ORDINAL | HALTED | ON_GRID | SAME | SHORT;
 /// Bytes of the usual digest.
-const SHORT_DIGEST: usize = 4;
+const SHORT_DIGEST: usize = 2;
 
 /// What instants are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,10 +155,10 @@ mod tests {
             (at(0, None), Body::Start { build: "b 1".into(), config: vec![1, 2] }, 8),
             (at(0, None), Body::Input(vec![5, 6, 7]), 5),
             (at(10_000_000, None), Body::Digest(vec![8; 7]), 9),
-            (at(20_000_000, None), Body::Digest(vec![9; 4]), 5),
+            (at(20_000_000, None), Body::Digest(vec![9; 2]), 3),
             (at(20_000_123, Some(1_000_000_000)), Body::Input(vec![]), 8),
             (at(20_000_123, Some(1_000_000_100)), Body::Input(vec![1]), 4),
-            (at(50_000_000, None), Body::Digest(vec![9; 4]), 9),
+            (at(50_000_000, None), Body::Digest(vec![9; 2]), 7),
             (at(50_000_001, None), Body::Progress, 2),
             (at(u64::MAX, Some(u64::MAX)), Body::End(vec![0]), 23),
         ];

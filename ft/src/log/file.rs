@@ -11,7 +11,7 @@ use core::fmt;
 /// First bytes of a log.
 pub const MAGIC: [u8; 8] = *b"ftemulog";
 /// Version of everything after the magic number.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the first frame.
 const HEADER: usize = 12;
 /// A frame is closed when it holds this many bytes.
