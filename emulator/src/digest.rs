@@ -12,7 +12,7 @@ use crate::snapshot::{Processor, encode};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use devices::ram::PAGE;
+use devices::ram::{PAGE, Ram};
 use devices::time::Icount;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -21,35 +21,61 @@ pub struct PageHashes {
     pages: Vec<u128>,
     sum: u128,
     zero: u128,
-    fresh: bool,
+    /// Pages below this were hashed since the dirty pages began to be listed anew; `None`: they
+    /// did not yet.
+    prepared: Option<usize>,
     history: History,
 }
 
 impl PageHashes {
-    /// For a RAM of `pages` pages.
+    /// For a RAM of `pages` pages, whatever is in them.
     pub fn new(pages: usize) -> Self {
         let zero = xxh3_128(&[0; PAGE]);
         let history = History::default();
-        Self { pages: vec![zero; pages], sum: 0, zero, fresh: true, history }
+        Self { pages: vec![zero; pages], sum: 0, zero, prepared: None, history }
+    }
+
+    /// For a RAM whose `pages` pages are zero. Changes are told by [`PageHashes::update`] up to
+    /// the next call of [`Ram::take_dirty`], and from then on found by that.
+    pub fn of_zeros(pages: usize) -> Self {
+        let mut hashes = Self::new(pages);
+        hashes.start();
+        hashes.prepared = Some(pages);
+        hashes
+    }
+
+    fn start(&mut self) {
+        let places = (0..self.pages.len()).map(|page| place(self.zero, page));
+        self.sum = places.fold(0, u128::wrapping_add);
+        self.prepared = Some(0);
+    }
+
+    /// Hashes up to `pages` of the pages that no digest has seen yet, so that the first digest need
+    /// not hash all of RAM; whether that is done.
+    pub fn prepare(&mut self, core: &mut Core, pages: usize) -> bool {
+        if self.prepared.is_none() {
+            core.ram.take_dirty();
+            core.tlb.forget_writes();
+            self.start();
+        }
+        let first = self.prepared.unwrap_or(0);
+        let end = first.saturating_add(pages).min(self.pages.len());
+        for page in first..end {
+            self.update(&core.ram, page);
+        }
+        self.prepared = Some(end);
+        end == self.pages.len()
     }
 
     /// Hashes the state. Cost: the pages written since the last call.
     pub fn digest(&mut self, core: &mut Core) -> Digest {
+        self.prepare(core, usize::MAX);
         let mut journal = Vec::new();
-        if core::mem::take(&mut self.fresh) {
-            core.ram.take_dirty();
-            self.sum = 0;
-            for page in 0..self.pages.len() {
-                self.sum = self.sum.wrapping_add(place(self.zero, page));
-                self.update(core, page);
-            }
-        } else {
-            for page in core.ram.take_dirty() {
-                if let Some(old) = self.update(core, page as usize)
-                    && self.history.is_kept()
-                {
-                    journal.push((page, old));
-                }
+        for page in core.ram.take_dirty() {
+            if let Some(old) = self.update(&core.ram, page as usize)
+                && self.history.is_kept()
+            {
+                journal.push((page, old));
             }
         }
         core.tlb.forget_writes();
@@ -69,9 +95,9 @@ impl PageHashes {
     }
 
     /// Hashes a page anew; its old hash if that changed. Pages outside RAM do not count.
-    fn update(&mut self, core: &Core, page: usize) -> Option<u128> {
+    pub fn update(&mut self, ram: &Ram, page: usize) -> Option<u128> {
         let old = *self.pages.get(page)?;
-        let hash = xxh3_128(core.ram.page(page));
+        let hash = xxh3_128(ram.page(page));
         if hash == old {
             return None;
         }

@@ -6,6 +6,7 @@
 use crate::core::Core;
 use crate::cpu::flags::{IF, TF};
 use crate::cpu::{Cpu, msr};
+use crate::digest::PageHashes;
 use crate::engine::Engine;
 use crate::exception::{self, Cause, Exception};
 use crate::fingerprint::Fingerprint;
@@ -84,7 +85,7 @@ pub struct Machine {
     config: Config,
     core: Core,
     engine: Engine,
-    hashes: crate::digest::PageHashes,
+    hashes: PageHashes,
 }
 
 impl Machine {
@@ -98,13 +99,13 @@ impl Machine {
         let mut board = Board::new(&config.board, &mut ram);
         firmware::power_on(&mut ram, &mut board, config.direct_boot.as_ref())
             .map_err(|error| ConfigError(error.to_string()))?;
-        Ok(Self::assemble(config.clone(), Core::new(ram, board)))
+        let hashes = PageHashes::new(ram.pages());
+        Ok(Self::assemble(config.clone(), Core::new(ram, board), hashes))
     }
 
     /// A machine around a core, with empty caches.
-    pub(crate) fn assemble(config: Config, core: Core) -> Self {
-        let engine = Engine::new(core.ram.bytes().len() / devices::ram::PAGE);
-        let hashes = crate::digest::PageHashes::new(core.ram.pages());
+    pub(crate) fn assemble(config: Config, core: Core, hashes: PageHashes) -> Self {
+        let engine = Engine::new(core.ram.bytes().len() / PAGE);
         Self { config, core, engine, hashes }
     }
 
@@ -331,6 +332,12 @@ impl Machine {
     /// Hash of the whole state. Cost: the pages written since the last call.
     pub fn digest(&mut self) -> Digest {
         self.hashes.digest(&mut self.core)
+    }
+
+    /// Hashes up to `pages` of the pages that no digest has seen yet, and says whether there are no
+    /// more: the first digest costs all of RAM unless this was called often enough before.
+    pub fn prepare_digest(&mut self, pages: u32) -> bool {
+        self.hashes.prepare(&mut self.core, pages as usize)
     }
 
     /// From the next digest on keeps what [`Machine::state_at`] needs to describe the state at

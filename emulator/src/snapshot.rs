@@ -8,6 +8,7 @@
 
 use crate::core::Core;
 use crate::cpu::{BLOCK_RIP, Cpu, ZERO};
+use crate::digest::PageHashes;
 use crate::machine::{Config, ConfigError, Machine};
 use alloc::borrow::Cow;
 use alloc::format;
@@ -171,6 +172,8 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 pub struct Loader {
     config: Config,
     ram: Ram,
+    /// Kept up with each page, so that the machine's first digest is cheap.
+    hashes: PageHashes,
 }
 
 impl Loader {
@@ -186,7 +189,8 @@ impl Loader {
                 ram.load_page(page, &[0; PAGE]);
             }
         }
-        Ok(Self { config: config.clone(), ram })
+        let hashes = PageHashes::of_zeros(ram.pages());
+        Ok(Self { config: config.clone(), ram, hashes })
     }
 
     /// The configuration.
@@ -219,6 +223,7 @@ impl Loader {
         // The host's memory behind zeros that were never written is not there yet.
         if !is_zero(data) || !is_zero(self.ram.page(page)) {
             self.ram.load_page(page, data);
+            self.hashes.update(&self.ram, page);
         }
         Ok(())
     }
@@ -236,7 +241,7 @@ impl Loader {
         self.assemble(unseal(STATE, state)?)
     }
 
-    fn assemble(self, mut state: &[u8]) -> Result<Machine, ConfigError> {
+    fn assemble(mut self, mut state: &[u8]) -> Result<Machine, ConfigError> {
         let mut next = || part(&mut state).ok_or_else(|| bad("incomplete state"));
         let (config, processor, board) = (next()?, next()?, next()?);
         if !state.is_empty() {
@@ -250,6 +255,7 @@ impl Loader {
         if !board.has(&self.config.board) {
             return Err(bad("devices that the configuration does not have"));
         }
+        self.ram.take_dirty();
         let mut core = Core::new(self.ram, board);
         core.ram.set_shadow_writable(processor.shadow_writable);
         core.cpu = processor.cpu.into_owned();
@@ -258,6 +264,6 @@ impl Loader {
         core.clock = processor.clock.into_owned();
         core.update_mode();
         core.flush_tlb();
-        Ok(Machine::assemble(self.config, core))
+        Ok(Machine::assemble(self.config, core, self.hashes))
     }
 }

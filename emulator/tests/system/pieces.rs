@@ -14,9 +14,10 @@ fn moved(machine: &mut Machine, dice: &mut Dice, drop_one: Option<usize>) -> Mac
     let mut loader = Loader::new(machine.config()).expect("its own configuration");
     let mut go_on = |machine: &mut Machine| {
         run_to(machine, machine.icount().0 + dice.below(3_000));
-        match dice.below(4) {
+        match dice.below(6) {
             0 => drop(machine.digest()),
-            1 => machine.drop_caches(),
+            1 => drop(machine.prepare_digest(100)),
+            2 => machine.drop_caches(),
             _ => {}
         }
     };
