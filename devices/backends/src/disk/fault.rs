@@ -65,6 +65,10 @@ impl<D: Disk> Disk for FaultDisk<D> {
         }
         self.below.flush()
     }
+
+    fn next_data(&mut self, lba: u64) -> u64 {
+        self.below.next_data(lba)
+    }
 }
 
 #[cfg(test)]

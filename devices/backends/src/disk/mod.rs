@@ -3,11 +3,13 @@
 //! Contract: sectors are 512 bytes; a read returns what the last completed write put there; after [`Disk::flush`]
 //! all completed writes survive a crash of the host where the storage can.
 
+pub mod blocks;
 pub mod fault;
 pub mod fingerprint;
 pub mod memory;
 pub mod overlay;
 pub mod raw;
+pub mod sync;
 pub mod worker;
 
 use std::io;
@@ -37,6 +39,12 @@ pub trait Disk: Send {
     /// # Errors
     /// The host's failure.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// A sector at or after `lba` before which, from `lba` on, all is zero: where the host stores data next, if it can
+    /// tell; the disk's size if there is no more.
+    fn next_data(&mut self, lba: u64) -> u64 {
+        lba
+    }
 }
 
 impl<D: Disk + ?Sized> Disk for Box<D> {
@@ -54,6 +62,10 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
 
     fn flush(&mut self) -> io::Result<()> {
         (**self).flush()
+    }
+
+    fn next_data(&mut self, lba: u64) -> u64 {
+        (**self).next_data(lba)
     }
 }
 

@@ -46,6 +46,16 @@ impl SectorSet {
         }
     }
 
+    /// The first sector at or after `from` that is in the set.
+    #[must_use]
+    pub fn next(&self, from: u64) -> Option<u64> {
+        self.words.range(from / 64..).find_map(|(&word, &bits)| {
+            let skipped = if word == from / 64 { from % 64 } else { 0 };
+            let bits = bits & (u64::MAX << skipped);
+            (bits != 0).then(|| word * 64 + u64::from(bits.trailing_zeros()))
+        })
+    }
+
     /// Splits `count` sectors from `first` into runs of (first, count, whether in the set).
     pub fn runs(&self, first: u64, count: u64) -> Vec<(u64, u64, bool)> {
         let mut runs: Vec<(u64, u64, bool)> = Vec::new();
@@ -137,6 +147,11 @@ impl<D: Disk> Disk for Overlay<D> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    fn next_data(&mut self, lba: u64) -> u64 {
+        let below = self.below.next_data(lba);
+        self.written.next(lba).map_or(below, |written| written.min(below))
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +188,10 @@ mod tests {
         assert_eq!(
             set.runs(58, 14),
             [(58, 2, false), (60, 4, true), (64, 2, false), (66, 4, true), (70, 2, false)]
+        );
+        assert_eq!(
+            [0, 61, 64, 66, 70].map(|from| set.next(from)),
+            [Some(60), Some(61), Some(66), Some(66), None]
         );
         assert!(set.contains_all(60, 4) && !set.contains_all(60, 5));
     }

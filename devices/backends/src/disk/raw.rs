@@ -189,6 +189,15 @@ impl Disk for RawDisk {
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    fn next_data(&mut self, lba: u64) -> u64 {
+        use rustix::fs::{SeekFrom, seek};
+        match seek(&self.file, SeekFrom::Data(lba.saturating_mul(SECTOR as u64))) {
+            Ok(at) => (at / SECTOR as u64).max(lba),
+            Err(rustix::io::Errno::NXIO) => self.sectors(),
+            Err(_) => lba,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! The thread that serves a disk, so that the machine never waits for the host's storage.
 //!
 //! Contract: requests are carried out and answered in the order in which they were submitted; dropping or finishing
-//! the worker carries out all of them first.
+//! the worker carries out all of them first. What [`super::sync`] asks for comes between them.
 
+use super::sync::{Sync, SyncRequest, Synced};
 use super::{Disk, SECTOR};
 use crate::wake::Post;
 use devices::io::{DiskOperation, DiskResult};
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
 /// A request of the machine, or its answer on the way back.
@@ -24,10 +25,19 @@ pub struct Completion {
 /// Requests that may wait; the guest's controllers have a few outstanding at most.
 const QUEUE: usize = 256;
 
+/// What the worker is told.
+#[derive(Debug)]
+enum Job {
+    /// The guest's request and its number.
+    Guest(u64, DiskOperation),
+    /// Towards two equal copies.
+    Sync(SyncRequest, Post<Synced>),
+}
+
 /// The worker of one disk.
 #[derive(Debug)]
 pub struct DiskWorker {
-    requests: Option<SyncSender<(u64, DiskOperation)>>,
+    requests: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -47,9 +57,19 @@ impl DiskWorker {
 
     /// Queues a request; its answer is posted.
     pub fn submit(&self, request: u64, operation: DiskOperation) {
+        self.send(Job::Guest(request, operation));
+    }
+
+    /// Queues a request for [`super::sync`]; its answer is posted to `reply`, whose mailbox must have room for the
+    /// answers of all that is asked for and not read: the guest's requests wait otherwise.
+    pub fn synchronize(&self, request: SyncRequest, reply: &Post<Synced>) {
+        self.send(Job::Sync(request, reply.clone()));
+    }
+
+    fn send(&self, job: Job) {
         let sender = self.requests.as_ref().expect("only finish takes it, with the worker");
         // The thread outlives the sender, so this fails only if it panicked, which finish reports.
-        let _ = sender.send((request, operation));
+        let _ = sender.send(job);
     }
 
     /// Carries out what is queued, makes it durable and ends the thread.
@@ -82,21 +102,45 @@ impl Drop for DiskWorker {
 fn serve(
     index: u8,
     mut disk: Box<dyn Disk>,
-    queue: &Receiver<(u64, DiskOperation)>,
+    queue: &Receiver<Job>,
     post: &Post<Completion>,
 ) -> io::Result<()> {
+    let mut sync = Sync::new(index);
     let mut dirty = false;
-    while let Ok((request, operation)) = queue.recv() {
-        match operation {
-            DiskOperation::Write { .. } => dirty = true,
-            DiskOperation::Flush => dirty = false,
-            DiskOperation::Read { .. } => {}
+    let mut next = queue.recv().ok();
+    while let Some(job) = next {
+        match job {
+            Job::Guest(request, operation) => {
+                match operation {
+                    DiskOperation::Write { .. } => dirty = true,
+                    DiskOperation::Flush => dirty = false,
+                    DiskOperation::Read { .. } => {}
+                }
+                sync.note(&operation, disk.sectors());
+                let result = perform(&mut *disk, index, &operation);
+                // Writes still queued must be carried out even when nobody waits for the answer.
+                let _ = post.send(Completion { disk: index, request, result });
+            }
+            Job::Sync(request, reply) => sync.push(request, reply),
         }
-        let result = perform(&mut *disk, index, &operation);
-        // Writes still queued must be carried out even when nobody waits for the answer.
-        let _ = post.send(Completion { disk: index, request, result });
+        next = next_job(queue, &mut sync, &mut *disk);
     }
-    if dirty { disk.flush() } else { Ok(()) }
+    while !sync.is_idle() {
+        sync.step(&mut *disk);
+    }
+    if dirty || sync.is_unflushed() { disk.flush() } else { Ok(()) }
+}
+
+/// The next job; while there is none, steps of what `sync` has to do.
+fn next_job(queue: &Receiver<Job>, sync: &mut Sync, disk: &mut dyn Disk) -> Option<Job> {
+    while !sync.is_idle() {
+        match queue.try_recv() {
+            Ok(job) => return Some(job),
+            Err(TryRecvError::Empty) => sync.step(disk),
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    }
+    queue.recv().ok()
 }
 
 /// Carries out one operation; a failure of the host becomes a medium error of the guest.
@@ -133,8 +177,10 @@ fn describe(operation: &DiskOperation) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::blocks::{BLOCK, BlockSet};
     use super::super::fault::FaultDisk;
     use super::super::memory::MemoryDisk;
+    use super::super::sync::SyncAnswer;
     use super::*;
     use crate::wake::{Bell, mailbox};
 
@@ -164,6 +210,97 @@ mod tests {
         ]
         .map(|(request, result)| Completion { disk: 2, request, result });
         assert_eq!(answers, expected);
+    }
+
+    /// A disk that waits before each read until it is told to go on.
+    struct Gated(MemoryDisk, std::sync::mpsc::Receiver<()>);
+
+    impl Disk for Gated {
+        fn sectors(&self) -> u64 {
+            self.0.sectors()
+        }
+        fn read(&mut self, lba: u64, data: &mut [u8]) -> io::Result<()> {
+            self.1.recv().map_err(io::Error::other)?;
+            self.0.read(lba, data)
+        }
+        fn write(&mut self, lba: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(lba, data)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_long_request_lets_the_guest_through() {
+        const BLOCKS: usize = 64;
+        let (go, gate) = std::sync::mpsc::channel();
+        let disk = Gated(MemoryDisk::new(vec![1; BLOCKS * BLOCK]), gate);
+        let (post, mail) = mailbox(16, Bell::new().waker());
+        let (sync_post, sync_mail) = mailbox(64, Bell::new().waker());
+        let worker = DiskWorker::spawn(0, Box::new(disk), post).expect("thread");
+        worker.synchronize(SyncRequest::Hash { first: 0, blocks: 1000 }, &sync_post);
+        worker.synchronize(SyncRequest::TakeDirty, &sync_post);
+        // The first step has begun and waits at the gate; the guest's write comes after it.
+        worker.submit(1, DiskOperation::Write { lba: 130, data: vec![2; SECTOR] });
+        for _ in 0..4 {
+            go.send(()).expect("the disk lives");
+        }
+        assert_eq!(mail.recv().expect("an answer").request, 1);
+        (4..BLOCKS).for_each(|_| go.send(()).expect("the disk lives"));
+        let mut hashes = Vec::new();
+        let dirty = loop {
+            match sync_mail.recv().expect("an answer").answer {
+                SyncAnswer::Hashes { first, hashes: more, .. } => {
+                    assert_eq!(first, hashes.len() as u64);
+                    hashes.extend(more);
+                }
+                SyncAnswer::Dirty(blocks) => break blocks,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(dirty.iter().collect::<Vec<_>>(), [1]);
+        let same = hashes.iter().filter(|&&hash| hash == hashes[0]).count();
+        assert!(hashes.len() == BLOCKS && same >= BLOCKS - 1);
+        drop(go);
+        worker.finish().expect("nothing to flush fails");
+    }
+
+    #[test]
+    fn blocks_are_read_written_and_marked() {
+        let bell = Bell::new();
+        let (post, _mail) = mailbox(16, bell.waker());
+        let (sync_post, sync_mail) = mailbox(64, bell.waker());
+        let mut disk = FaultDisk::new(MemoryDisk::new(vec![3; 2 * BLOCK + SECTOR]));
+        disk.fail_writes(1..2);
+        let worker = DiskWorker::spawn(5, Box::new(disk), post).expect("thread");
+        worker.submit(1, DiskOperation::Write { lba: 255, data: vec![4; 2 * SECTOR] });
+        worker.submit(2, DiskOperation::Write { lba: 0, data: vec![4; 2 * SECTOR] });
+        let requests = [
+            SyncRequest::TakeDirty,
+            SyncRequest::Write(2, vec![9; SECTOR]),
+            SyncRequest::Write(2, vec![9; 2 * SECTOR]),
+            SyncRequest::Write(u64::MAX, vec![9; SECTOR]),
+            SyncRequest::Read(2),
+            SyncRequest::Read(3),
+            SyncRequest::Flush,
+            SyncRequest::TakeDirty,
+        ];
+        for request in requests {
+            worker.synchronize(request, &sync_post);
+        }
+        worker.finish().expect("flush");
+        let answers: Vec<Synced> = sync_mail.try_iter().collect();
+        assert!(answers.iter().all(|synced| synced.disk == 5));
+        let [a, b, c, d, e, f, g, h] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(a.answer, SyncAnswer::Dirty(BlockSet::all(3)), "failed writes count");
+        assert_eq!(b.answer, SyncAnswer::Written(2));
+        assert!(matches!(c.answer, SyncAnswer::Failed(_)));
+        assert!(matches!(d.answer, SyncAnswer::Failed(_)));
+        assert_eq!(e.answer, SyncAnswer::Block(2, vec![9; SECTOR]));
+        assert!(matches!(f.answer, SyncAnswer::Failed(_)));
+        assert_eq!(g.answer, SyncAnswer::Flushed);
+        assert_eq!(h.answer, SyncAnswer::Dirty(BlockSet::default()), "only the guest's");
     }
 
     #[test]
