@@ -7,6 +7,7 @@
 pub mod arbiter;
 pub mod check;
 pub mod copy;
+pub mod durable;
 pub mod guest;
 pub mod host;
 pub mod live;
@@ -15,5 +16,7 @@ pub mod pace;
 pub mod record;
 pub mod replay;
 pub mod session;
+pub mod sidecar;
 pub mod slices;
+pub mod start_check;
 pub mod wire;

@@ -23,6 +23,7 @@
 //! when the directory is first used, tells: a claim fails when it is not the one of the start.
 
 use super::{Arbiter, Claimed, Verdict, hex, judge, parse_decimal, parse_hex};
+use crate::durable::sync_dir;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
@@ -182,12 +183,8 @@ fn read_short(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Makes the names in a directory durable, where the file system knows of such a thing.
 fn sync(dir: &Path) -> io::Result<()> {
-    match File::open(dir).and_then(|dir| dir.sync_all()) {
-        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        done => done.map_err(|e| at(dir, e)),
-    }
+    sync_dir(dir).map_err(|e| at(dir, e))
 }
 
 fn at(path: &Path, e: io::Error) -> io::Error {

@@ -95,6 +95,10 @@ impl Arbiter for Manual {
     fn latest(&mut self, vm: u128) -> io::Result<Option<Claimed>> {
         Ok(self.promotion.desk().latest(vm))
     }
+
+    fn remembers(&self) -> bool {
+        false
+    }
 }
 
 /// No arbiter: every claim wins.
@@ -108,6 +112,10 @@ impl Arbiter for NoArbiter {
 
     fn latest(&mut self, _vm: u128) -> io::Result<Option<Claimed>> {
         Ok(None)
+    }
+
+    fn remembers(&self) -> bool {
+        false
     }
 }
 

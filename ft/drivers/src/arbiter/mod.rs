@@ -11,9 +11,10 @@
 //! told to have won stays the winner across crashes of the arbiter. An arbiter that cannot be reached, or cannot make
 //! its record durable, is an error and never a verdict: the claimant asks again, with the same identity.
 //!
-//! A claimant is the number that a process draws at random when it starts (its *incarnation*). Two replicas must ask
-//! the same arbiter; at joining a backup makes sure of it: [`Arbiter::latest`] as it sees it names the epoch and the
-//! incarnation of the primary that it joins, or the two are not configured for the same place.
+//! A claimant is the number that a process draws at random when it starts (its *incarnation*). A primary that is live
+//! in epoch e has won the claim of e - 1; whoever wants to be live next claims e. Two replicas must ask the same
+//! arbiter, and a backup can make sure of it when it joins a primary of epoch e: its own [`Arbiter::latest`] is
+//! (e - 1, the primary's incarnation), or the two are not configured for the same place.
 
 pub mod asking;
 pub mod dir;
@@ -53,6 +54,11 @@ pub trait Arbiter: Send {
     /// # Errors
     /// The arbiter cannot be reached, or its record is damaged.
     fn latest(&mut self, vm: u128) -> io::Result<Option<Claimed>>;
+
+    /// Whether claims are remembered when all replicas are gone.
+    fn remembers(&self) -> bool {
+        true
+    }
 }
 
 impl<A: Arbiter + ?Sized> Arbiter for Box<A> {
@@ -62,6 +68,10 @@ impl<A: Arbiter + ?Sized> Arbiter for Box<A> {
 
     fn latest(&mut self, vm: u128) -> io::Result<Option<Claimed>> {
         (**self).latest(vm)
+    }
+
+    fn remembers(&self) -> bool {
+        (**self).remembers()
     }
 }
 
@@ -76,7 +86,7 @@ pub fn judge(latest: Option<Claimed>, epoch: u64, claimant: u128) -> Option<Verd
 }
 
 /// 32 hexadecimal digits, as [`hex`] writes them.
-fn parse_hex(text: &str) -> Option<u128> {
+pub(crate) fn parse_hex(text: &str) -> Option<u128> {
     let digits = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if digits { u128::from_str_radix(text, 16).ok() } else { None }
 }

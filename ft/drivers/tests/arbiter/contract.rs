@@ -233,7 +233,9 @@ fn racing_processes(subject: &mut dyn Subject) {
         .collect();
     // The first lives only as long as its ninth answer, the second as its third.
     for (child, answers) in [(0, 9), (1, 3)] {
-        lines.extend(readers[child].by_ref().map_while(Result::ok).filter(told).take(answers));
+        lines.extend(
+            readers[child].by_ref().map_while(Result::ok).filter(|l| told(l)).take(answers),
+        );
         claimants[child].kill().expect("it is our child");
         if child == 0 {
             subject.restart();
@@ -241,7 +243,7 @@ fn racing_processes(subject: &mut dyn Subject) {
     }
     for reader in &mut readers {
         let mut before = 0;
-        for line in reader.map_while(Result::ok).filter(told) {
+        for line in reader.map_while(Result::ok).filter(|l| told(l)) {
             let epoch = parse(&line).0;
             assert!(epoch > before, "told of epoch {epoch} after {before}");
             before = epoch;
@@ -260,7 +262,7 @@ fn racing_processes(subject: &mut dyn Subject) {
     assert_eq!(latest.epoch, EPOCHS);
 }
 
-fn told(line: &String) -> bool {
+fn told(line: &str) -> bool {
     line.starts_with("told ")
 }
 
