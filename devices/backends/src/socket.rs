@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -182,7 +182,10 @@ fn connect(address: &Address) -> io::Result<Stream> {
 }
 
 /// Binds `path`, replacing a socket that nobody listens on any more.
-fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
+///
+/// # Errors
+/// Somebody listens there, or the host refuses.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             let dead = UnixStream::connect(path)

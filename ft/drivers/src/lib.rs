@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arbiter;
+pub mod channel;
 pub mod check;
 pub mod copy;
 pub mod durable;

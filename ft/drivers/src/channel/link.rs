@@ -1,0 +1,256 @@
+//! One connection that is up: its queue, its writer thread and its reader thread.
+//!
+//! Contract: the reader thread posts `Up`, the messages and one `Down`, also when the writer fails: what the kernel has
+//! received before is still read first. Only the writer thread writes.
+
+use super::handshake::Established;
+use super::record::{Opener, Sealer};
+use super::registry::Registry;
+use super::{ChannelEvent, Greeting};
+use backends::socket::Stream;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Queued bytes at which a connection is given up: its user has not looked at the queue.
+pub const QUEUE_MAX: u64 = 1 << 30;
+/// What is queued may still go out for this long after the connection was closed.
+const LINGER: Duration = Duration::from_secs(1);
+/// A blocked write looks this often whether it is still wanted.
+const WRITE_SLICE: Duration = Duration::from_millis(200);
+/// Stack of the threads here.
+pub(super) const STACK: usize = 256 * 1024;
+
+#[derive(Debug)]
+enum State {
+    Open,
+    /// Closed by this side: the queue goes out until then.
+    Closing(Instant),
+    /// Nothing goes out any more.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Queue {
+    messages: Vec<Vec<u8>>,
+    state: State,
+    /// Why this side ended the connection.
+    why: Option<String>,
+    /// This side wants no more messages from the peer.
+    deaf: bool,
+    /// The writer waits for a message.
+    idle: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: Arc<Stream>,
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    queued: AtomicU64,
+}
+
+impl Link {
+    pub(super) fn new(stream: Arc<Stream>) -> Self {
+        let queue =
+            Queue { messages: Vec::new(), state: State::Open, why: None, deaf: false, idle: false };
+        Self { stream, queue: Mutex::new(queue), filled: Condvar::new(), queued: AtomicU64::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is sound between any two statements.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn send(&self, bytes: Vec<u8>) -> bool {
+        let mut queue = self.lock();
+        if !matches!(queue.state, State::Open) {
+            return false;
+        }
+        let length = bytes.len() as u64;
+        if self.queued.load(Ordering::Relaxed) + length > QUEUE_MAX {
+            drop(queue);
+            self.end("more is queued than can ever be sent");
+            return false;
+        }
+        self.queued.fetch_add(length, Ordering::Relaxed);
+        queue.messages.push(bytes);
+        let idle = std::mem::take(&mut queue.idle);
+        drop(queue);
+        if idle {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    pub(super) fn queued_bytes(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection when the queue is out.
+    pub(super) fn close(&self) {
+        let mut queue = self.lock();
+        if matches!(queue.state, State::Open) {
+            queue.state = State::Closing(Instant::now() + LINGER);
+            queue.why = Some("closed".into());
+            queue.deaf = true;
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Ends the connection now.
+    pub(super) fn end(&self, why: &str) {
+        let mut queue = self.lock();
+        queue.deaf = true;
+        queue.why.get_or_insert_with(|| why.into());
+        drop(queue);
+        self.shut();
+    }
+
+    /// Nothing goes out any more; what has arrived already can still be read.
+    fn shut(&self) {
+        let mut queue = self.lock();
+        queue.state = State::Ended;
+        queue.messages = Vec::new();
+        drop(queue);
+        self.filled.notify_one();
+        self.stream.shutdown();
+    }
+
+    /// Waits for messages; `None`: there will be none.
+    fn next_batch(&self) -> Option<Vec<Vec<u8>>> {
+        let mut queue = self.lock();
+        loop {
+            if !queue.messages.is_empty() {
+                return Some(std::mem::take(&mut queue.messages));
+            }
+            if !matches!(queue.state, State::Open) {
+                return None;
+            }
+            queue.idle = true;
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn write_all(&self, sealer: &mut Sealer) -> io::Result<()> {
+        let mut sink = Patient(self);
+        while let Some(batch) = self.next_batch() {
+            for message in batch {
+                sealer.push(&message, &mut sink)?;
+                self.queued.fetch_sub(message.len() as u64, Ordering::Relaxed);
+            }
+            sealer.flush(&mut sink)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut sealer: Sealer) {
+        if let Err(e) = self.write_all(&mut sealer) {
+            let gone =
+                matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+            let why = if gone { "the peer is gone".into() } else { format!("sending failed: {e}") };
+            self.lock().why.get_or_insert(why);
+        }
+        self.shut();
+    }
+
+    /// Reads until the end, and says why it came.
+    fn read(&self, conn: u64, mut opener: Opener, registry: &Registry) -> String {
+        loop {
+            match opener.next(&mut &*self.stream) {
+                Err(e) => return self.lock().why.clone().unwrap_or_else(|| e.to_string()),
+                Ok(_) if self.lock().deaf => {}
+                Ok(bytes) => {
+                    if !registry.post(ChannelEvent::Message { conn, bytes }) {
+                        return "nobody reads the channel any more".into();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes to the socket for as long as the connection is wanted.
+struct Patient<'a>(&'a Link);
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match (&*self.0.stream).write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            match self.0.lock().state {
+                State::Open => {}
+                State::Closing(until) if Instant::now() < until => {}
+                _ => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs the connection that `established` describes to its end, on this thread.
+pub(super) fn run(
+    registry: &Arc<Registry>,
+    stream: Arc<Stream>,
+    peer: String,
+    established: Established,
+) {
+    let Established { sealer, opener, peer: greeting, .. } = established;
+    let instance = greeting.instance;
+    let result = steady(&stream).and_then(|()| {
+        let link = Arc::new(Link::new(stream));
+        let writer = Arc::clone(&link);
+        let registry = Arc::clone(registry);
+        // It must not miss that the channel is stopped: the registry counts it from here on.
+        let conn = registry.add(instance, Arc::clone(&link));
+        let body = move || {
+            writer.write(sealer);
+            registry.writer_ended();
+        };
+        let thread = std::thread::Builder::new().name("channel writer".into()).stack_size(STACK);
+        Ok((conn, link, thread.spawn(body)))
+    });
+    let (conn, link, writer) = match result {
+        Ok(started) => started,
+        Err(e) => {
+            registry.unclaim(instance);
+            return registry.trouble(&e.to_string(), &format!("{peer}: {e}"));
+        }
+    };
+    let greeting: Box<Greeting> = Box::new(greeting);
+    registry.wait_for_older(instance, conn);
+    registry.post(ChannelEvent::Up { conn, peer, greeting });
+    let why = match writer {
+        Ok(_) => link.read(conn, opener, registry),
+        Err(e) => {
+            registry.writer_ended();
+            format!("no thread: {e}")
+        }
+    };
+    link.end(&why);
+    registry.post(ChannelEvent::Down { conn, why });
+    registry.remove(instance, conn);
+}
+
+/// Timeouts of a connection that is up.
+fn steady(stream: &Stream) -> io::Result<()> {
+    match stream {
+        Stream::Tcp(stream) => {
+            stream.set_read_timeout(None)?;
+            stream.set_write_timeout(Some(WRITE_SLICE))?;
+        }
+        Stream::Unix(stream) => {
+            stream.set_read_timeout(None)?;
+            stream.set_write_timeout(Some(WRITE_SLICE))?;
+        }
+    }
+    Ok(())
+}
