@@ -3,7 +3,10 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget};
+use backends::socket::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lan::config::{Forward, Subnet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 const EXIT_STATUS: &str = "\
@@ -23,6 +26,24 @@ With --serial stdio on a terminal every key goes to the guest, Ctrl-C too, excep
   Ctrl-A X  quit         Ctrl-A R  press the reset button
   Ctrl-A Ctrl-A          send Ctrl-A
 When standard input is not a terminal, Ctrl-C ends the emulator.";
+
+const LAN: &str = "\
+Guests plug in with ftemu boot --net stream:HOST:PORT or unix:PATH (or QEMU's
+-netdev stream). The gateway gives addresses by DHCP, answers ARP and ping,
+relays DNS, and carries guests' TCP, UDP and ping to the host's networks with
+the host's own sockets. A guest that comes back on another cable with the same
+hardware address keeps its connections.
+
+It says on standard output where guests plug in and where forwards are:
+  listening 127.0.0.1:40001
+  forward tcp 127.0.0.1:8080 -> 10.0.2.15:80
+  ready
+
+Exit status:
+  0            ended by SIGINT, SIGTERM or SIGHUP
+  2            wrong usage
+  3            a file or an address that cannot be used
+  5            the host failed on the way";
 
 /// A PC in software: counts every instruction, records what reaches it from outside, and replays itself bit for bit.
 #[derive(Debug, Parser)]
@@ -45,6 +66,9 @@ pub enum Command {
     /// Execute a recorded log again and check that it ends in the same states
     #[command(after_help = EXIT_STATUS)]
     Replay(ReplayFlags),
+    /// Play the network between guests and the host: a switch and a gateway, without root
+    #[command(after_help = LAN)]
+    Lan(LanFlags),
     /// Print a completion script for a shell
     Completions(CompletionsFlags),
     /// Print a manual page
@@ -163,6 +187,35 @@ pub struct ReplayFlags {
     /// Run in random slices, for tests
     #[arg(long, value_name = "NUMBER", hide_short_help = true)]
     pub slice_seed: Option<u64>,
+}
+
+/// Flags of `ftemu lan`.
+#[derive(Debug, Args)]
+pub struct LanFlags {
+    /// Where guests plug in: HOST:PORT or unix:PATH; port 0 takes a free one
+    #[arg(long, value_name = "WHERE", default_value = "127.0.0.1:0", value_parser = targets::listen)]
+    pub listen: Address,
+    /// The network's addresses; the gateway has the second one, the first guest the 15th
+    #[arg(long, value_name = "NETWORK", default_value = "10.0.2.0/24")]
+    pub subnet: Subnet,
+    /// Lead a port of the host to a port of a guest: tcp:HOSTADDR:PORT-[GUESTADDR]:PORT, or udp:…
+    #[arg(long, value_name = "PORTS")]
+    pub forward: Vec<Forward>,
+    /// Name server for guests instead of those of /etc/resolv.conf: ADDRESS[:PORT]
+    #[arg(long, value_name = "ADDRESS", value_parser = targets::resolver)]
+    pub resolver: Vec<SocketAddr>,
+    /// Relay no names
+    #[arg(long, conflicts_with = "resolver")]
+    pub no_dns: bool,
+    /// Keep guests from the services on this host's loopback, which otherwise are at the gateway's address
+    #[arg(long)]
+    pub no_host: bool,
+    /// Write every frame to a pcapng file
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Say where everything is in one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `ftemu completions`.

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Boot(flags) => commands::boot::run(flags),
         Command::Replay(flags) => commands::replay::run(flags),
+        Command::Lan(flags) => commands::lan::run(flags),
         Command::Completions(flags) => commands::pages::completions(flags),
         Command::Man(flags) => commands::pages::man(flags),
     };

@@ -4,6 +4,7 @@
 
 use backends::socket::{Address, Endpoint};
 use devices::time::Rate;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// Where a serial port goes.
@@ -138,6 +139,17 @@ pub fn net(text: &str) -> Result<NetTarget, String> {
     }
 }
 
+/// `HOST:PORT` or `unix:PATH`, to listen on.
+pub fn listen(text: &str) -> Result<Address, String> {
+    text.strip_prefix("unix:").map_or_else(|| tcp(text), unix)
+}
+
+/// `ADDRESS` or `ADDRESS:PORT` of a name server.
+pub fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let plain = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    plain.or_else(|_| text.parse()).map_err(|_| format!("'{text}' is not ADDRESS or ADDRESS:PORT"))
+}
+
 /// `52:54:00:12:34:56`.
 pub fn mac(text: &str) -> Result<[u8; 6], String> {
     let bytes: Option<Vec<u8>> = text
@@ -221,6 +233,18 @@ mod tests {
         assert_eq!(net("stream-listen::9"), Ok(NetTarget::Stream(listening)));
         for bad in ["", "user", "tap:", "stream:host", "unix:"] {
             assert!(net(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn places_of_the_lan() {
+        assert_eq!(listen("unix:/s"), Ok(Address::Unix("/s".into())));
+        assert_eq!(listen("127.0.0.1:0"), Ok(Address::Tcp("127.0.0.1:0".into())));
+        for (text, expected) in [("::1", "[::1]:53"), ("9.9.9.9:5353", "9.9.9.9:5353")] {
+            assert_eq!(resolver(text), Ok(expected.parse().expect("an address")));
+        }
+        for bad in ["", "localhost", "unix:"] {
+            assert!(listen(bad).is_err() && resolver(bad).is_err(), "{bad}");
         }
     }
 

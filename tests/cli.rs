@@ -84,6 +84,13 @@ fn places_that_cannot_be_written_or_reached() {
     boot("--debugcon", "/", "");
     boot("--net", "tap:a-name-that-is-too-long", "not an interface name");
     boot("--net", "unix:/no/such/socket", "--net /no/such/socket: ");
+    refused(&["lan", "--listen", "unix:/no/such/dir/s"], 3, "/no/such/dir/s: No such file");
+    refused(&["lan", "--pcap", "/no/such/dir/c"], 3, "/no/such/dir/c: ");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    refused(&["lan", "--listen", &taken], 3, "Address already in use");
+    let forward = format!("tcp:{taken}-:80");
+    refused(&["lan", "--forward", &forward], 3, &format!("tcp:{taken}: Address already in use"));
     refused(
         &["boot", text(&disk), "--serial", "tcp:127.0.0.1:1"],
         3,
@@ -111,6 +118,10 @@ fn wrong_usage_has_status_two() {
         &["boot", "--serial", "stdio", "--serial", "stdio"],
         &["boot", "a", "b", "c", "d", "e"],
         &["replay"],
+        &["lan", "--forward", "tcp:127.0.0.1:80"],
+        &["lan", "--forward", "tcp:127.0.0.1:0-10.9.9.9:80"],
+        &["lan", "--subnet", "10.0.2.1/24"],
+        &["lan", "--resolver", "9.9.9.9", "--no-dns"],
         &["man", "dance"],
         &["completions", "dos"],
     ] {
@@ -128,14 +139,14 @@ fn help_man_page_and_completions_name_every_flag() {
         String::from_utf8(output.stdout).expect("text")
     };
     let scripts = ["bash", "zsh", "fish"].map(|shell| shown(&["completions", shell]));
-    for command in ["boot", "replay"] {
+    for command in ["boot", "replay", "lan"] {
         let help = shown(&[command, "--help"]);
         assert!(help.contains("Exit status:"), "{help}");
         let page = shown(&["man", command]).replace("\\-", "-");
         let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         let flags: Vec<&str> =
             lines.flat_map(str::split_whitespace).filter(|word| word.starts_with("--")).collect();
-        assert!(flags.contains(&"--serial") && flags.contains(&"--stats"), "{flags:?}");
+        assert!(flags.contains(&"--pcap") && flags.contains(&"--help"), "{flags:?}");
         for flag in flags {
             assert!(page.contains(flag), "{flag} is not in the manual page of {command}");
             for script in &scripts {

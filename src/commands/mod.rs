@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod counter;
 pub mod files;
+pub mod lan;
 pub mod pages;
 pub mod replay;
 pub mod stats;
