@@ -67,7 +67,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// An announced length that no frame has; the stream cannot be followed any further.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Overlong> {
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, Overlong> {
         let have = &self.buffer[self.start..self.end];
         let Some((prefix, rest)) = have.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let len = u32::from_be_bytes(*prefix) as usize;
@@ -170,7 +170,7 @@ mod tests {
 
     fn frames(reader: &mut FrameReader) -> Vec<Vec<u8>> {
         let mut seen = Vec::new();
-        while let Some(frame) = reader.next().expect("lengths of frames") {
+        while let Some(frame) = reader.next_frame().expect("lengths of frames") {
             seen.push(frame.to_vec());
         }
         seen
@@ -193,7 +193,7 @@ mod tests {
         for len in [FRAME_MAX as u32 + 1, u32::MAX] {
             let mut reader = FrameReader::default();
             reader.fill(&mut &len.to_be_bytes()[..]).expect("memory");
-            assert_eq!(reader.next(), Err(Overlong(len as usize)));
+            assert_eq!(reader.next_frame(), Err(Overlong(len as usize)));
         }
     }
 
@@ -223,7 +223,7 @@ mod tests {
         fn hostile_streams_are_harmless(bytes in proptest::collection::vec(any::<u8>(), 0..4000)) {
             let mut reader = FrameReader::default();
             reader.fill(&mut &bytes[..]).expect("memory");
-            while let Ok(Some(frame)) = reader.next() {
+            while let Ok(Some(frame)) = reader.next_frame() {
                 prop_assert!(frame.len() <= FRAME_MAX);
             }
         }

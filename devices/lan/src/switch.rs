@@ -146,7 +146,7 @@ mod tests {
 
     fn switch() -> Switch {
         let mut switch = Switch::default();
-        [ONE, TWO, THREE].map(|port| switch.add_port(port));
+        [ONE, TWO, THREE].into_iter().for_each(|port| switch.add_port(port));
         switch
     }
 

@@ -154,7 +154,7 @@ impl Cable {
             Err(e) => return Err(e.to_string()),
         }
         loop {
-            match self.reader.next() {
+            match self.reader.next_frame() {
                 Ok(Some(frame)) => take(frame),
                 Ok(None) => return Ok(()),
                 Err(Overlong(len)) => return Err(format!("it announced a frame of {len} bytes")),
