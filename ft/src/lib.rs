@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod event;
+pub mod join;
 pub mod log;
 pub mod message;
 pub mod replica;
