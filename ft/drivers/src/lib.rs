@@ -20,4 +20,5 @@ pub mod session;
 pub mod sidecar;
 pub mod slices;
 pub mod start_check;
+pub mod transfer;
 pub mod wire;
