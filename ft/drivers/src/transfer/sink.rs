@@ -1,7 +1,7 @@
 //! The side of the new backup.
 //!
 //! Contract: the driver gives [`Sink::install`] every payload in order, carries [`Sink::disk_request`]s to the workers
-//! and their answers back, and sends what [`Sink::next`] gives. When [`Sink::is_complete`], [`Sink::finish`] makes the
+//! and their answers back, and sends what [`Sink::poll`] gives. When [`Sink::is_complete`], [`Sink::finish`] makes the
 //! machine. Nothing else may use the disks meanwhile. Hostile payloads give errors; what waits for a disk is bounded.
 //!
 //! The flush that follows the last block is not waited for: it would be part of the pause. Until it is done, a loss of
@@ -206,7 +206,7 @@ impl Sink {
     }
 
     /// The next payload for the source.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn poll(&mut self) -> Option<Vec<u8>> {
         if let Some(payload) = self.payloads.pop_front() {
             return Some(payload);
         }

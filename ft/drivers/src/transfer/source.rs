@@ -1,6 +1,6 @@
 //! The side of the running machine.
 //!
-//! Contract: between slices of execution the driver calls [`Source::next`] and sends what it gives, carries
+//! Contract: between slices of execution the driver calls [`Source::poll`] and sends what it gives, carries
 //! [`Source::disk_request`]s to the workers and their answers back, gives [`Source::install`] what the sink sends, and asks
 //! [`Source::decide`] how to go on. At [`Decision::CutOver`] it stops the guest, calls [`Source::cut_over`], and goes on
 //! with the same calls until [`Source::is_complete`]; then the machine's digest belongs to what the sink has. A window
@@ -85,7 +85,7 @@ impl Source {
     }
 
     /// The next payload, at a cost of a few milliseconds at most; `None`: nothing to send at the moment.
-    pub fn next(&mut self, machine: &mut Machine) -> Option<Vec<u8>> {
+    pub fn poll(&mut self, machine: &mut Machine) -> Option<Vec<u8>> {
         if self.flying_bytes >= WINDOW {
             self.full_since.get_or_insert_with(Instant::now);
             return None;
