@@ -5,11 +5,59 @@
 //! has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4 of each device's. The short one misses a difference of
 //! one component alone once in a thousand times or less, and the next one sees it.
 
+use crate::guest::Guest;
+use devices::io::Input;
 use emulator::machine::Digest;
+use ft::log::entry::DIGEST_INTERVAL;
 use xxhash_rust::xxh3::Xxh3;
 
 /// How many short checks stand between two named ones, if no input asks for one earlier.
 pub const SHORT_RUN: u32 = 31;
+
+/// When checks are made, and in which form.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    next: u64,
+    /// How many short checks may come before the next named one.
+    shorts: u32,
+}
+
+impl Schedule {
+    /// The schedule of a log that begins at `icount`.
+    #[must_use]
+    pub fn from(icount: u64) -> Self {
+        Self { next: (icount / DIGEST_INTERVAL + 1) * DIGEST_INTERVAL, shorts: 0 }
+    }
+
+    /// The count at which the next check is due; the guest must not run past it.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The guest takes `input`.
+    pub fn input(&mut self, input: &Input) {
+        if !matches!(input, Input::ClockRate(_)) {
+            // Something reached a device: should a replay differ, it is likely to begin here.
+            self.shorts = 0;
+        }
+    }
+
+    /// The check of `guest`, if one is due here.
+    pub fn check(&mut self, guest: &mut impl Guest) -> Option<Vec<u8>> {
+        if guest.icount().0 != self.next {
+            return None;
+        }
+        self.next += DIGEST_INTERVAL;
+        let digest = guest.digest();
+        if self.shorts == 0 {
+            self.shorts = SHORT_RUN;
+            return Some(named(&digest));
+        }
+        self.shorts -= 1;
+        Some(short(&digest).to_vec())
+    }
+}
 
 /// The hash over everything.
 #[must_use]

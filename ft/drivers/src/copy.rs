@@ -8,21 +8,21 @@ use crate::wire::{Answer, Header, decode, encode};
 use backends::disk::overlay::{SectorSet, unnamed_file};
 use backends::disk::{Disk, SECTOR};
 use devices::io::{DiskOperation, DiskResult};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 /// What a request does to which sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
+pub(crate) enum Extent {
     Read(u64, u64),
     Write(u64, u64),
     Flush,
 }
 
 impl Extent {
-    fn of(operation: &DiskOperation) -> Self {
+    pub(crate) fn of(operation: &DiskOperation) -> Self {
         match operation {
             DiskOperation::Read { lba, sectors } => Self::Read(*lba, (*sectors).into()),
             DiskOperation::Write { lba, data } => Self::Write(*lba, (data.len() / SECTOR) as u64),
@@ -33,27 +33,45 @@ impl Extent {
 
 /// Sectors known to the replayer.
 #[derive(Clone, Debug)]
-enum Known {
-    All,
-    Some(SectorSet),
+pub(crate) enum Known {
+    /// All but these.
+    But(SectorSet),
+    /// These.
+    Only(SectorSet),
 }
 
 impl Known {
-    fn runs(&self, lba: u64, count: u64) -> Vec<(u64, u64, bool)> {
+    /// All of the disk.
+    pub(crate) fn all() -> Self {
+        Self::But(SectorSet::default())
+    }
+
+    /// Splits sectors into runs of (first, count, whether known).
+    pub(crate) fn runs(&self, lba: u64, count: u64) -> Vec<(u64, u64, bool)> {
         match self {
-            Self::All => vec![(lba, count, true)],
-            Self::Some(set) => set.runs(lba, count),
+            Self::But(set) => {
+                let mut runs = set.runs(lba, count);
+                runs.iter_mut().for_each(|run| run.2 = !run.2);
+                runs
+            }
+            Self::Only(set) => set.runs(lba, count),
         }
     }
 
+    fn set(&mut self, lba: u64, count: u64, known: bool) {
+        let (set, inside) = match self {
+            Self::But(set) => (set, !known),
+            Self::Only(set) => (set, known),
+        };
+        if inside { set.insert(lba, count) } else { set.remove(lba, count) }
+    }
+
     /// A request on these sectors was answered.
-    fn learn(&mut self, extent: Extent, failed: bool) {
-        let Self::Some(set) = self else { return };
+    pub(crate) fn learn(&mut self, extent: Extent, failed: bool) {
         match extent {
-            Extent::Read(lba, count) if !failed => set.insert(lba, count),
+            Extent::Read(lba, count) if !failed => self.set(lba, count, true),
             // After a failure the sectors may hold anything.
-            Extent::Write(lba, count) if failed => set.remove(lba, count),
-            Extent::Write(lba, count) => set.insert(lba, count),
+            Extent::Write(lba, count) => self.set(lba, count, !failed),
             Extent::Read(..) | Extent::Flush => {}
         }
     }
@@ -65,19 +83,33 @@ pub struct DiskLog {
     known: Known,
     /// What has been asked and not been answered.
     pending: BTreeMap<u64, Extent>,
+    /// Of this, what was asked before the log's reader had the disk.
+    early: BTreeSet<u64>,
 }
 
 impl DiskLog {
     /// A disk of which the replayer knows nothing; with `named`, one that the log names by its content.
     #[must_use]
     pub fn new(named: bool) -> Self {
-        let known = if named { Known::All } else { Known::Some(SectorSet::default()) };
-        Self { known, pending: BTreeMap::new() }
+        let known = if named { Known::all() } else { Known::Only(SectorSet::default()) };
+        Self { known, pending: BTreeMap::new(), early: BTreeSet::new() }
+    }
+
+    /// A reader begins here who has the disk as it is, but need not have it as it was when requests read it that wait
+    /// for their answer.
+    pub fn reader_joins(&mut self) {
+        self.known = Known::all();
+        self.early = self.pending.keys().copied().collect();
     }
 
     /// The guest has asked for `operation`.
     pub fn ask(&mut self, request: u64, operation: &DiskOperation) {
         self.pending.insert(request, Extent::of(operation));
+    }
+
+    /// The guest gets an answer that nobody reads of.
+    pub fn answer_unlogged(&mut self, request: u64) {
+        self.pending.remove(&request);
     }
 
     /// The bytes that log the answer `result` of disk `disk` to `request`.
@@ -88,7 +120,9 @@ impl DiskLog {
             (DiskResult::Done, _) => encode(&header(Answer::Done), &[]),
             (DiskResult::Failed, _) => encode(&header(Answer::Failed), &[]),
             (DiskResult::Data(data), Some(Extent::Read(lba, count))) => {
-                let unknown = self.unknown(lba, count, data);
+                let early = self.early.remove(&request);
+                let unknown =
+                    if early { data.clone() } else { self.unknown(lba, count, data) };
                 if unknown.is_empty() {
                     encode(&header(Answer::Known), &[])
                 } else {
@@ -156,7 +190,7 @@ impl DiskCopy {
     /// The host has no room for temporary files.
     pub fn unknown(sectors: u64) -> io::Result<Self> {
         Ok(Self {
-            known: Known::Some(SectorSet::default()),
+            known: Known::Only(SectorSet::default()),
             pending: BTreeMap::new(),
             sectors,
             store: Store::File(unnamed_file()?),
@@ -167,7 +201,7 @@ impl DiskCopy {
     #[must_use]
     pub fn named(disk: Box<dyn Disk>) -> Self {
         Self {
-            known: Known::All,
+            known: Known::all(),
             pending: BTreeMap::new(),
             sectors: disk.sectors(),
             store: Store::Disk(disk),

@@ -8,6 +8,7 @@ use backends::net::capture::{Capture, Direction};
 use backends::net::{Network, Received};
 use backends::signal::Terminate;
 use backends::wake::{Bell, Post, mailbox};
+use devices::io::Output;
 use std::io::{self, Write};
 use std::sync::mpsc::Receiver;
 
@@ -81,6 +82,20 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Hands an output on, made when the guest's wall clock showed `time`.
+    pub fn leave(&mut self, output: &Output, time: u64) {
+        match output {
+            Output::ConsoleTx { port, bytes } => self.console(*port, bytes),
+            Output::NetTx { nic, frame } => self.frame(*nic, frame, time),
+            Output::Debug(byte) => self.debug(*byte),
+            Output::Disk { disk, request, operation } => {
+                if let Some(worker) = self.disks.get(usize::from(*disk)) {
+                    worker.submit(*request, operation.clone());
+                }
+            }
+        }
+    }
+
     /// Takes serial output; it goes out at the next [`Ends::flush`].
     pub fn console(&mut self, port: u8, bytes: &[u8]) {
         let port = usize::from(port);

@@ -4,6 +4,7 @@
 
 use devices::time::{Icount, VirtualNs};
 use emulator::machine::Digest;
+use ft::event::Halt;
 use serde::{Deserialize, Serialize};
 
 /// How a run ended.
@@ -23,9 +24,29 @@ pub enum Exit {
     Signal(u8),
     /// The end of a log that was not closed.
     LogEnd,
+    /// Another replica is live, in this epoch.
+    Superseded(u64),
+    /// This backup's machine went another way than the primary's.
+    Diverged,
+    /// The user took this replica out of its pair.
+    Detached,
+    /// This backup could not follow.
+    Unusable,
 }
 
 impl Exit {
+    /// How a run ended that the protocol ended.
+    #[must_use]
+    pub fn of(halt: &Halt) -> Self {
+        match halt {
+            Halt::Ended => Self::PowerOff,
+            Halt::Superseded { epoch, .. } => Self::Superseded(epoch.0),
+            Halt::Diverged { .. } => Self::Diverged,
+            Halt::Detached => Self::Detached,
+            Halt::Unusable(_) => Self::Unusable,
+        }
+    }
+
     /// One word for it.
     #[must_use]
     pub fn name(self) -> String {
@@ -37,6 +58,10 @@ impl Exit {
             Self::Quit => "quit".into(),
             Self::Signal(number) => format!("signal {number}"),
             Self::LogEnd => "log-end".into(),
+            Self::Superseded(epoch) => format!("superseded in epoch {epoch}"),
+            Self::Diverged => "diverged".into(),
+            Self::Detached => "detached".into(),
+            Self::Unusable => "unusable".into(),
         }
     }
 
@@ -47,6 +72,10 @@ impl Exit {
         match self {
             Self::DebugExit(value) => (value << 1 | 1) as u8,
             Self::Signal(number) => 128 | number,
+            Self::Superseded(_) => 6,
+            Self::Diverged => 7,
+            Self::Detached => 8,
+            Self::Unusable => 9,
             _ => 0,
         }
     }

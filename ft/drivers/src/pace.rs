@@ -33,6 +33,8 @@ const STEEP: f64 = 0.25;
 const PAUSE: u64 = 200_000_000;
 /// What the guest has missed in pauses is made good at this speed relative to the host's clock.
 const CATCH_UP: f64 = 0.5;
+/// A guest that has come from another host follows this one's wall clock at this speed relative to it.
+const SLEW: f64 = 0.05;
 /// Rates are multiples of 1/256 ns per instruction: they take three bytes of a log.
 pub const STEP: u64 = 1 << 24;
 /// First guess: a rate that an interpreter reaches.
@@ -72,6 +74,10 @@ pub struct Pace {
     last: u64,
     /// What the guest has missed in pauses and not made good yet.
     missed: f64,
+    /// How far the guest is behind the wall clock of a host that it has come to, and has not made good yet.
+    behind: f64,
+    /// What it has made good of that.
+    made_good: f64,
     long: Average,
     short: Average,
     rate: Rate,
@@ -93,6 +99,8 @@ impl Pace {
         Self {
             last: 0,
             missed: 0.0,
+            behind: 0.0,
+            made_good: 0.0,
             long: Average::new(MEMORY),
             short: Average::new(SHORT_MEMORY),
             rate: quantized(FIRST),
@@ -100,6 +108,13 @@ impl Pace {
             error_then: 0.0,
             worst: 0.0,
         }
+    }
+
+    /// A controller for a guest that goes on here: at host time and guest time `now`, with its clock at `rate`. It is
+    /// `behind` ns behind the host's wall clock, or ahead if this is negative, which is made good slowly.
+    #[must_use]
+    pub fn resumed(now: u64, rate: Rate, behind: f64) -> Self {
+        Self { last: now, rate, changed: now, behind, ..Self::new() }
     }
 
     /// The rate to begin with, and in force.
@@ -129,8 +144,18 @@ impl Pace {
             self.missed += step as f64;
         } else {
             self.missed = (self.missed - step as f64 * CATCH_UP).max(0.0);
+            self.slew(step);
         }
-        self.last.saturating_sub(self.missed as u64)
+        let kept = self.last.saturating_sub(self.missed as u64);
+        kept.saturating_add_signed(self.made_good as i64)
+    }
+
+    /// Makes good a part of the distance to the wall clock in a step of the host's clock.
+    fn slew(&mut self, step: u64) {
+        let most = step as f64 * SLEW;
+        let part = self.behind.clamp(-most, most);
+        self.behind -= part;
+        self.made_good += part;
     }
 
     /// The process waited on purpose until `host`: that was no pause. Call before [`Pace::target`].
@@ -138,6 +163,7 @@ impl Pace {
         let step = host.saturating_sub(self.last);
         self.last = self.last.max(host);
         self.missed = (self.missed - step as f64 * CATCH_UP).max(0.0);
+        self.slew(step);
     }
 
     /// The guest has executed `instructions` in `wall` host nanoseconds, in `cpu` of which it had a processor.
@@ -294,6 +320,23 @@ mod tests {
             last = target;
         }
         assert_eq!(last, 10_999 * MS, "all is made good");
+    }
+
+    #[test]
+    fn another_hosts_clock_is_approached_slowly() {
+        for behind in [300.0, -300.0] {
+            let (mut pace, start) = (Pace::resumed(9000 * MS, Rate::ONE, behind * 1e6), 9000);
+            let mut last = pace.target(start * MS);
+            assert_eq!(last, start * MS, "no jump");
+            for ms in start + 1..start + 10_000 {
+                let target = pace.target(ms * MS);
+                let step = target.checked_sub(last).expect("never back");
+                assert!(step.abs_diff(MS) <= MS / 20 + 2, "{step} ns in a millisecond");
+                last = target;
+            }
+            let made_good = last as f64 / MS as f64 - (start + 9999) as f64;
+            assert!((made_good - behind).abs() < 0.01, "{made_good} of {behind}");
+        }
     }
 
     #[test]

@@ -3,14 +3,13 @@
 //! Contract: an input is in the log before it is in the guest, and everything in the log stands in the order in which
 //! it happened. Entries reach the file within [`DELAY`], so that little is missing when the process is killed.
 
-use crate::check;
+use crate::check::{self, Schedule};
 use crate::copy::DiskLog;
 use crate::guest::Guest;
 use crate::outcome::Exit;
 use crate::session::{DiskSource, Session};
 use crate::wire;
 use devices::io::{DiskOperation, Input};
-use ft::log::entry::DIGEST_INTERVAL;
 use ft::log::{Body, Instant, LogWriter};
 use std::io::{self, Write};
 use std::time;
@@ -31,14 +30,28 @@ struct Log {
     /// Since when entries wait.
     waiting: Option<time::Instant>,
     disks: Vec<DiskLog>,
-    next_digest: u64,
-    /// How many short checks may come before the next named one.
-    shorts: u32,
+    checks: Schedule,
 }
 
 /// The instant of an entry made now; `halted`: time has moved without instructions since the last one.
-fn instant(guest: &impl Guest, halted: bool) -> Instant {
+pub(crate) fn instant(guest: &impl Guest, halted: bool) -> Instant {
     Instant { icount: guest.icount().0, halted_ns: halted.then(|| guest.now().0) }
+}
+
+/// The bytes that log `input`; `disks` are what the log's reader knows.
+pub(crate) fn entry(disks: &mut [DiskLog], input: &Input) -> Vec<u8> {
+    match input {
+        Input::DiskDone { disk, request, result } => {
+            disks[usize::from(*disk)].answer(*disk, *request, result)
+        }
+        _ => wire::encode_input(input).expect("no answer of a disk"),
+    }
+}
+
+/// The last entry of a log: the machine ended with `exit`.
+pub(crate) fn end(guest: &mut impl Guest, exit: Exit) -> Body {
+    let end = (exit, check::whole(&guest.digest()));
+    Body::End(postcard::to_allocvec(&end).expect("plain data can be encoded"))
 }
 
 impl Recorder {
@@ -49,8 +62,8 @@ impl Recorder {
     pub fn new(out: Box<dyn Write>, build: &str, session: &Session) -> io::Result<Self> {
         let disks = session.disks.iter().map(|s| DiskLog::new(*s != DiskSource::Log)).collect();
         let writer = LogWriter::new();
-        let next_digest = DIGEST_INTERVAL;
-        let mut log = Log { writer, out, bytes: 0, waiting: None, disks, next_digest, shorts: 0 };
+        let checks = Schedule::from(0);
+        let mut log = Log { writer, out, bytes: 0, waiting: None, disks, checks };
         let start = Body::Start { build: build.into(), config: session.encode() };
         log.push(Instant::default(), &start);
         log.write()?;
@@ -60,17 +73,9 @@ impl Recorder {
     /// Applies `input` to the guest, and logs it.
     pub fn inject(&mut self, guest: &mut impl Guest, halted: bool, input: Input) {
         if let Some(log) = &mut self.log {
-            let bytes = match &input {
-                Input::DiskDone { disk, request, result } => {
-                    log.disks[usize::from(*disk)].answer(*disk, *request, result)
-                }
-                _ => wire::encode_input(&input).expect("no answer of a disk"),
-            };
+            let bytes = entry(&mut log.disks, &input);
             log.push(instant(guest, halted), &Body::Input(bytes));
-            if !matches!(input, Input::ClockRate(_)) {
-                // Something reached a device: should a replay differ, it is likely to begin here.
-                log.shorts = 0;
-            }
+            log.checks.input(&input);
         }
         guest.inject(input);
     }
@@ -85,24 +90,15 @@ impl Recorder {
     /// The count at which the next digest is due; the guest must not run past it.
     #[must_use]
     pub fn next_digest(&self) -> Option<u64> {
-        self.log.as_ref().map(|log| log.next_digest)
+        self.log.as_ref().map(|log| log.checks.next())
     }
 
     /// Logs a digest if one is due here.
     pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) {
         if let Some(log) = &mut self.log
-            && guest.icount().0 == log.next_digest
+            && let Some(check) = log.checks.check(guest)
         {
-            let digest = guest.digest();
-            let check = if log.shorts == 0 {
-                log.shorts = check::SHORT_RUN;
-                check::named(&digest)
-            } else {
-                log.shorts -= 1;
-                check::short(&digest).to_vec()
-            };
             log.push(instant(guest, halted), &Body::Digest(check));
-            log.next_digest += DIGEST_INTERVAL;
         }
     }
 
@@ -130,9 +126,7 @@ impl Recorder {
     /// The log cannot be written.
     pub fn end(&mut self, guest: &mut impl Guest, halted: bool, exit: Exit) -> io::Result<()> {
         let Some(log) = &mut self.log else { return Ok(()) };
-        let end = postcard::to_allocvec(&(exit, check::whole(&guest.digest())))
-            .expect("plain data can be encoded");
-        log.push(instant(guest, halted), &Body::End(end));
+        log.push(instant(guest, halted), &end(guest, exit));
         log.write()?;
         log.out.flush()
     }

@@ -3,22 +3,31 @@
 //! Contract: the machine runs in slices of a fraction of a millisecond; between two of them what has arrived is
 //! injected. A halted machine costs nothing until a timer or a message is due. Paced, the guest's clock follows the
 //! host's; at a fixed rate, guest time is the count times the rate, disks answer after a fixed guest time, and a run
-//! without input from outside is the same every time.
+//! without input from outside is the same every time. A machine of a pair tells the pair of every input before it takes
+//! it, and its outputs wait until the pair lets them go.
+
+mod idle;
+mod outputs;
+mod protected;
 
 use crate::guest::Guest;
+use crate::held::Held;
 use crate::host::{Ends, Mail};
 use crate::outcome::{Exit, Outcome};
 use crate::pace::Pace;
-use crate::record::Recorder;
+use crate::pair::Pair;
+use crate::record::{Recorder, instant};
 use crate::slices::Slices;
 use backends::console::ConsoleEvent;
 use backends::console::escape::{self, Command};
 use backends::disk::worker::Completion;
 use backends::net::Received;
 use backends::net::capture::Direction;
-use devices::io::{Input, Output, PowerInput};
+use devices::io::{Input, PowerInput};
 use devices::time::{Icount, Rate, VirtualNs};
 use emulator::machine::Stop;
+use ft::event::Pace as Allowed;
+use outputs::Untold;
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,6 +36,8 @@ use std::time::{Duration, Instant};
 const SLICE: f64 = 250_000.0;
 /// Host time of a slice in ns while the guest may be waiting for a disk without halting.
 const SHORT_SLICE: f64 = 20_000.0;
+/// Host time of a slice in ns while outputs wait for the backup.
+const HELD_SLICE: f64 = 50_000.0;
 /// Host time in ns between two looks at clocks and serial output.
 const LOOK: u64 = 1_000_000;
 /// Frames injected between two slices: what a guest can handle in one, lest its card overflow.
@@ -70,6 +81,20 @@ pub struct LiveConfig {
     pub reseed: Option<fn() -> [u8; 32]>,
 }
 
+
+/// What a machine brings along that goes live in the middle of its life.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Outputs: those that may be lost have been kept.
+    pub held: Held,
+    /// Answers of disks that the guest has not been given.
+    pub answers: Vec<Completion>,
+    /// Requests that disks have not answered.
+    pub outstanding: usize,
+    /// The rate of the guest's clock.
+    pub rate: Rate,
+}
+
 /// Clocks and count at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
@@ -84,15 +109,28 @@ struct Live<'a, G> {
     mail: Mail,
     ends: Ends,
     recorder: &'a mut Recorder,
+    pair: Option<&'a mut Pair>,
     pace: Pace,
     slices: Option<Slices>,
     start: Instant,
+    /// What [`Live::host_ns`] was at the start.
+    origin: u64,
     /// Time has moved without instructions since the last one.
     halted: bool,
     /// Requests that disks have not answered.
     outstanding: usize,
     /// A frame for a card that had no room.
-    held: Option<Received>,
+    waiting: Option<Received>,
+    /// Outputs that wait for the pair.
+    held: Held,
+    /// Of them, what the pair has not been told of.
+    untold: Untold,
+    /// How fast the pair lets the machine run.
+    allowed: Allowed,
+    /// When the machine last stood still because the pair wanted it.
+    stood: u64,
+    /// The end has come from outside the machine.
+    ended: Option<Exit>,
     /// At a fixed rate: answers and when they are due.
     due: VecDeque<(VirtualNs, Completion)>,
     looked: u64,
@@ -105,7 +143,7 @@ struct Live<'a, G> {
     rate_changes: u64,
 }
 
-/// Runs `guest` until it ends or is ended.
+/// Runs `guest` from power-on until it ends or is ended.
 ///
 /// # Errors
 /// The log cannot be written, or a disk's data not be made durable.
@@ -116,6 +154,23 @@ pub fn run<G: Guest>(
     ends: Ends,
     recorder: &mut Recorder,
 ) -> io::Result<Outcome> {
+    run_protected(guest, config, mail, ends, recorder, None, None)
+}
+
+/// Runs `guest` until it ends or is ended, with the leave and under the protection of `pair`; from power-on, or from
+/// what is `inherited`.
+///
+/// # Errors
+/// The log cannot be written, or a disk's data not be made durable.
+pub fn run_protected<G: Guest>(
+    guest: &mut G,
+    config: &LiveConfig,
+    mail: Mail,
+    ends: Ends,
+    recorder: &mut Recorder,
+    pair: Option<&mut Pair>,
+    inherited: Option<Inherited>,
+) -> io::Result<Outcome> {
     let start = Instant::now();
     let mut live = Live {
         guest,
@@ -123,12 +178,19 @@ pub fn run<G: Guest>(
         mail,
         ends,
         recorder,
+        pair,
         pace: Pace::new(),
         slices: config.slice_seed.map(Slices::new),
         start,
+        origin: 0,
         halted: false,
         outstanding: 0,
-        held: None,
+        waiting: None,
+        held: Held::default(),
+        untold: Untold::default(),
+        allowed: Allowed::Full,
+        stood: 0,
+        ended: None,
         due: VecDeque::new(),
         looked: 0,
         sample: Sample::default(),
@@ -137,7 +199,10 @@ pub fn run<G: Guest>(
         busy_ns: 0,
         rate_changes: 0,
     };
-    live.power_on();
+    match inherited {
+        None => live.power_on(),
+        Some(inherited) => live.take_over(inherited),
+    }
     live.begin_sample();
     let ended = live.until_the_end();
     live.finish(ended)
@@ -151,10 +216,14 @@ fn thread_cpu_ns() -> u64 {
 
 impl<G: Guest> Live<'_, G> {
     fn host_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        self.origin + self.start.elapsed().as_nanos() as u64
     }
 
+    /// Every input passes here: it is logged, then the machine takes it.
     fn inject(&mut self, input: Input) {
+        if let Some(pair) = &mut self.pair {
+            pair.log_input(instant(self.guest, self.halted), &input);
+        }
         self.recorder.inject(self.guest, self.halted, input);
     }
 
@@ -180,7 +249,8 @@ impl<G: Guest> Live<'_, G> {
             }
             let stop = self.slice();
             self.take_outputs();
-            self.recorder.digest_if_due(self.guest, self.halted);
+            self.digest_if_due();
+            self.report(matches!(stop, Stop::Halted(_)));
             match stop {
                 Stop::Reached | Stop::Output => {}
                 Stop::Halted(deadline) => self.halt(deadline)?,
@@ -195,6 +265,7 @@ impl<G: Guest> Live<'_, G> {
                 self.looked = host;
                 self.look(host)?;
             }
+            self.stand_still();
         }
     }
 
@@ -210,26 +281,12 @@ impl<G: Guest> Live<'_, G> {
         stop
     }
 
-    /// Begins a sample of the guest's speed: what came before was not its doing.
-    fn begin_sample(&mut self) {
-        self.sample =
-            Sample { icount: self.guest.icount().0, wall: self.host_ns(), cpu: thread_cpu_ns() };
-    }
-
-    /// Ends a sample that is long enough, and begins the next.
-    fn end_sample(&mut self, wall: u64, shortest: u64) {
-        let begun = self.sample;
-        if wall - begun.wall < shortest {
-            return;
-        }
-        self.sample = Sample { icount: self.guest.icount().0, wall, cpu: thread_cpu_ns() };
-        let cpu = self.sample.cpu - begun.cpu;
-        self.busy_ns += cpu;
-        self.pace.ran(self.sample.icount - begun.icount, wall - begun.wall, cpu);
-    }
-
     fn slice_end(&mut self, from: u64) -> u64 {
-        let time = if self.outstanding > 0 { SHORT_SLICE } else { SLICE };
+        let time = match (self.outstanding > 0, self.held.is_empty()) {
+            (true, _) => SHORT_SLICE,
+            (false, false) => HELD_SLICE,
+            (false, true) => SLICE,
+        };
         let mut length = (time / self.pace.cost()).clamp(200.0, 1e7) as u64;
         if let Some(slices) = &mut self.slices {
             length = length.min(slices.length());
@@ -242,40 +299,31 @@ impl<G: Guest> Live<'_, G> {
             length = length.min(least as u64).max(1);
         }
         let mut until = from.saturating_add(length);
-        if let Some(digest) = self.recorder.next_digest() {
+        if let Some(digest) = self.next_digest() {
             until = until.min(digest);
         }
         self.config.max_icount.map_or(until, |max| until.min(max.0))
     }
 
-    /// Injects what has arrived; `Some`: the user wants the end.
+    /// Injects what has arrived; `Some`: the end has come from outside.
     fn deliver(&mut self) -> Option<Exit> {
         while self.due.front().is_some_and(|(due, _)| *due <= self.guest.now()) {
             let (_, completion) = self.due.pop_front().expect("looked at just now");
             self.answer(completion);
         }
-        if !self.mail.bell.is_rung() {
-            return None;
+        self.attend_pair();
+        if self.ended.is_some() || !self.mail.bell.is_rung() {
+            return self.ended;
         }
         self.mail.bell.take();
         if let Ok(signal) = self.mail.signals.try_recv() {
             return Some(Exit::Signal(signal.0));
         }
+        self.collect();
         while let Ok(completion) = self.mail.answers.try_recv() {
             self.answer(completion);
         }
-        for n in 0.. {
-            let waiting = self.held.take().or_else(|| self.mail.frames.try_recv().ok());
-            let Some(received) = waiting else { break };
-            if n == FRAMES || !self.guest.nic_has_room(received.nic) {
-                self.held = Some(received);
-                self.mail.bell.waker().wake();
-                break;
-            }
-            let time = self.wall_clock();
-            self.ends.captured(received.nic, &received.frame, time, Direction::Inbound);
-            self.inject(Input::NetRx { nic: received.nic, frame: received.frame });
-        }
+        self.deliver_frames();
         while let Ok(event) = self.mail.typed.try_recv() {
             match event {
                 ConsoleEvent::Bytes { port, bytes } => {
@@ -291,7 +339,22 @@ impl<G: Guest> Live<'_, G> {
                 }
             }
         }
-        None
+        self.ended
+    }
+
+    fn deliver_frames(&mut self) {
+        for n in 0.. {
+            let waiting = self.waiting.take().or_else(|| self.mail.frames.try_recv().ok());
+            let Some(received) = waiting else { break };
+            if n == FRAMES || !self.guest.nic_has_room(received.nic) {
+                self.waiting = Some(received);
+                self.mail.bell.waker().wake();
+                break;
+            }
+            let time = self.wall_clock();
+            self.ends.captured(received.nic, &received.frame, time, Direction::Inbound);
+            self.inject(Input::NetRx { nic: received.nic, frame: received.frame });
+        }
     }
 
     fn answer(&mut self, completion: Completion) {
@@ -304,105 +367,12 @@ impl<G: Guest> Live<'_, G> {
         self.config.wall_clock.saturating_add(self.guest.now().0)
     }
 
-    fn take_outputs(&mut self) {
-        while let Some(output) = self.guest.poll_output() {
-            match output {
-                Output::ConsoleTx { port, bytes } => self.ends.console(port, &bytes),
-                Output::NetTx { nic, frame } => {
-                    let time = self.wall_clock();
-                    self.ends.frame(nic, &frame, time);
-                }
-                Output::Debug(byte) => self.ends.debug(byte),
-                Output::Disk { disk, request, operation } => {
-                    self.recorder.asked(disk, request, &operation);
-                    self.outstanding += 1;
-                    self.ends.disks[usize::from(disk)].submit(request, operation);
-                    if let Timing::Fixed(_) = self.config.timing {
-                        let answer = self.mail.answers.recv().expect("the disk's thread answers");
-                        self.due.push_back((self.guest.now().after(DISK_LATENCY), answer));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Lets time pass while the CPU is halted, until a timer is due or something has arrived.
-    fn halt(&mut self, deadline: Option<VirtualNs>) -> io::Result<()> {
-        if let Timing::Fixed(_) = self.config.timing {
-            let due = self.due.front().map(|(due, _)| *due);
-            if let Some(next) = [deadline, due].into_iter().flatten().min() {
-                self.guest.idle_to(next);
-                self.take_outputs();
-                return Ok(());
-            }
-        }
-        self.ends.flush();
-        loop {
-            let target = self.pace.target(self.host_ns());
-            match deadline {
-                Some(deadline) if deadline.0 <= target => self.guest.idle_to(deadline),
-                _ if self.mail.bell.is_rung() || self.reseed_is_due() => {
-                    self.guest.idle_to(VirtualNs(target));
-                }
-                _ => {
-                    self.wait(deadline.map(|deadline| deadline.0 - target))?;
-                    continue;
-                }
-            }
-            self.take_outputs();
-            self.reseed();
-            return Ok(());
-        }
-    }
-
-    /// Waits for `ns` at most, less if something arrives.
-    fn wait(&mut self, ns: Option<u64>) -> io::Result<()> {
-        let mut time = ns.map_or(LONGEST_WAIT, Duration::from_nanos).min(LONGEST_WAIT);
-        if let Some(patience) = self.recorder.patience() {
-            time = time.min(patience);
-        }
-        self.end_sample(self.host_ns(), 0);
-        self.mail.bell.wait(Some(time));
-        self.begin_sample();
-        self.woken = self.sample.wall;
-        self.pace.waited(self.woken);
-        self.recorder.tick()
-    }
-
-    /// What need not happen at every slice.
-    fn look(&mut self, host: u64) -> io::Result<()> {
-        self.ends.flush();
-        if self.config.timing == Timing::Paced {
-            let target = self.pace.target(host);
-            if host - self.woken >= RUNNING
-                && let Some(rate) = self.pace.adjust(target, self.guest.now().0)
-            {
-                self.rate_changes += 1;
-                self.inject(Input::ClockRate(rate));
-            }
-        }
-        self.reseed();
-        self.recorder.tick()
-    }
-
-    fn reseed_is_due(&self) -> bool {
-        self.config.reseed.is_some() && self.seeded.elapsed() >= RESEED
-    }
-
-    fn reseed(&mut self) {
-        if let Some(seed) = self.config.reseed
-            && self.reseed_is_due()
-        {
-            self.seeded = Instant::now();
-            self.inject(Input::Entropy(seed()));
-        }
-    }
-
     fn finish(mut self, ended: io::Result<Exit>) -> io::Result<Outcome> {
         self.take_outputs();
-        let host_ns = self.host_ns();
-        self.end_sample(host_ns, 0);
+        let host_ns = self.start.elapsed().as_nanos() as u64;
+        self.end_sample(self.host_ns(), 0);
         let logged = ended.and_then(|exit| {
+            let exit = self.farewell(exit);
             self.recorder.end(self.guest, self.halted, exit)?;
             Ok(exit)
         });

@@ -1,0 +1,120 @@
+//! Outputs on their way out.
+//!
+//! Contract: outputs are numbered from 0 in the machine's life, in the order in which they were made, and leave in this
+//! order. What is kept is bounded by whoever makes the machine stand still when too much waits.
+
+use crate::host::Ends;
+use devices::io::Output;
+use std::collections::VecDeque;
+
+/// An output, and the guest's wall clock when it was made.
+#[derive(Clone, Debug)]
+struct Made {
+    output: Output,
+    time: u64,
+}
+
+/// Outputs that have been made and have not left.
+#[derive(Debug, Default)]
+pub struct Held {
+    queue: VecDeque<Made>,
+    /// Number of the next output to be made.
+    next: u64,
+    /// Outputs below this are gone; it may be ahead of what was made here.
+    gone: u64,
+}
+
+impl Held {
+    /// After `made` outputs, all of which have left.
+    #[must_use]
+    pub fn after(made: u64) -> Self {
+        Self { queue: VecDeque::new(), next: made, gone: made }
+    }
+
+    /// Takes an output, made when the guest's wall clock showed `time`.
+    pub fn push(&mut self, output: Output, time: u64) {
+        if self.next >= self.gone {
+            self.queue.push_back(Made { output, time });
+        }
+        self.next += 1;
+        self.gone = self.gone.max(self.first());
+    }
+
+    /// Outputs below `below` leave.
+    pub fn release(&mut self, below: u64, ends: &mut Ends) {
+        while self.first() < below
+            && let Some(made) = self.queue.pop_front()
+        {
+            ends.leave(&made.output, made.time);
+        }
+        self.gone = self.gone.max(below);
+    }
+
+    /// Outputs below `below` have left elsewhere.
+    pub fn forget(&mut self, below: u64) {
+        while self.first() < below && self.queue.pop_front().is_some() {}
+        self.gone = self.gone.max(below);
+    }
+
+    /// How many outputs the machine has made.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether something waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Number of the first one that waits, or of the next.
+    fn first(&self) -> u64 {
+        self.next - self.queue.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Seen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn outputs_leave_once_and_in_order() {
+        let seen = Seen::default();
+        let mut ends = Ends { debug: Some(Box::new(seen.clone())), ..Ends::default() };
+        let mut held = Held::after(10);
+        for byte in 10..15 {
+            held.push(Output::Debug(byte), 0);
+        }
+        held.release(12, &mut ends);
+        held.release(11, &mut ends);
+        assert_eq!(*seen.0.lock().expect("not poisoned"), [10, 11]);
+        held.forget(13);
+        held.release(14, &mut ends);
+        assert_eq!(*seen.0.lock().expect("not poisoned"), [10, 11, 13]);
+        assert_eq!((held.made(), held.is_empty()), (15, false));
+        // What has left elsewhere before it was made here.
+        held.forget(17);
+        for byte in 15..19 {
+            held.push(Output::Debug(byte), 0);
+        }
+        held.release(u64::MAX, &mut ends);
+        assert_eq!(*seen.0.lock().expect("not poisoned"), [10, 11, 13, 17, 18]);
+    }
+}

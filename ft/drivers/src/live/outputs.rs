@@ -1,0 +1,74 @@
+//! What the machine sends out: to the host's ends at once, or when the pair lets it go.
+
+use super::{DISK_LATENCY, Live, Timing};
+use crate::guest::Guest;
+use devices::io::Output;
+
+/// Outputs other than frames are told to the pair when the oldest is this old in host ns.
+const PATIENCE: u64 = 300_000;
+
+/// Outputs that the pair has not been told of.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    pub(super) count: u64,
+    since: u64,
+    /// A client may be waiting.
+    urgent: bool,
+}
+
+impl Untold {
+    /// Whether the pair is to know now.
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        self.count > 0 && (self.urgent || now >= self.since + PATIENCE)
+    }
+}
+
+impl<G: Guest> Live<'_, G> {
+    /// Takes what the machine has put out.
+    pub(super) fn take_outputs(&mut self) {
+        while let Some(output) = self.guest.poll_output() {
+            match output {
+                Output::Disk { disk, request, operation } => {
+                    self.recorder.asked(disk, request, &operation);
+                    if let Some(pair) = &mut self.pair {
+                        pair.asked(disk, request, &operation);
+                    }
+                    self.outstanding += 1;
+                    self.ends.disks[usize::from(disk)].submit(request, operation);
+                    if let Timing::Fixed(_) = self.config.timing {
+                        let answer = self.mail.answers.recv().expect("the disk's thread answers");
+                        self.due.push_back((self.guest.now().after(DISK_LATENCY), answer));
+                    }
+                }
+                output => {
+                    let time = self.wall_clock();
+                    if self.pair.is_none() {
+                        self.ends.leave(&output, time);
+                        continue;
+                    }
+                    if self.untold.count == 0 {
+                        self.untold.since = self.host_ns();
+                        self.untold.urgent = false;
+                    }
+                    self.untold.urgent |= matches!(output, Output::NetTx { .. });
+                    self.untold.count += 1;
+                    self.held.push(output, time);
+                }
+            }
+        }
+    }
+
+    /// The count at which the next digest is due; the guest must not run past it.
+    pub(super) fn next_digest(&self) -> Option<u64> {
+        let pair = self.pair.as_ref().and_then(|pair| pair.next_digest());
+        [pair, self.recorder.next_digest()].into_iter().flatten().min()
+    }
+
+    /// Logs a digest if one is due here.
+    pub(super) fn digest_if_due(&mut self) {
+        self.recorder.digest_if_due(self.guest, self.halted);
+        if let Some(pair) = &mut self.pair {
+            pair.digest_if_due(self.guest, self.halted);
+        }
+    }
+}

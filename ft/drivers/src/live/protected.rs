@@ -1,0 +1,158 @@
+//! The machine under the protection of a pair: what it tells the pair, and what the pair has it do.
+
+use super::{Inherited, Live, Untold};
+use crate::guest::Guest;
+use crate::outcome::Exit;
+use crate::pace::Pace;
+use crate::record::instant;
+use backends::disk::worker::Completion;
+use devices::time::Icount;
+use ft::event::Pace as Allowed;
+use ft::{Action, Event};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Longest pause at a stretch of a machine that may run for a share of the time.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+impl<G: Guest> Live<'_, G> {
+    /// Goes on with a machine in the middle of its life.
+    pub(super) fn take_over(&mut self, inherited: Inherited) {
+        let Inherited { held, answers, outstanding, rate } = inherited;
+        let now = self.guest.now().0;
+        self.origin = now;
+        let host = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let behind = host as f64 - self.wall_clock() as f64;
+        log::info!("the guest's clock is {:.3} s behind this host's", behind / 1e9);
+        self.pace = Pace::resumed(now, rate, behind);
+        self.held = held;
+        self.outstanding = outstanding;
+        // Everything that is due at this instant happens before anything new.
+        self.guest.run(Icount(self.guest.icount().0));
+        self.take_outputs();
+        for answer in answers {
+            let Completion { disk, request, result } = answer;
+            self.inject(devices::io::Input::DiskDone { disk, request, result });
+        }
+        let made = self.held.made() - self.untold.count;
+        self.held.release(made, &mut self.ends);
+        self.ends.flush();
+    }
+
+    /// Tells the pair where the machine stands, and does what follows.
+    pub(super) fn report(&mut self, idle: bool) {
+        let Some(pair) = &mut self.pair else { return };
+        let at = instant(self.guest, self.halted);
+        if self.untold.count == 0 {
+            pair.event(Event::Ran { at, idle });
+        } else if idle || self.untold.is_due(self.origin + self.start.elapsed().as_nanos() as u64) {
+            let count = std::mem::take(&mut self.untold).count;
+            pair.event(Event::Output { at, count });
+        } else {
+            return;
+        }
+        self.act();
+    }
+
+    /// Lets the pair look at its clock.
+    pub(super) fn attend_pair(&mut self) {
+        if let Some(pair) = &mut self.pair
+            && pair.tick()
+        {
+            self.act();
+        }
+    }
+
+    /// Lets the pair read its mail.
+    pub(super) fn collect(&mut self) {
+        while self.pair.as_mut().is_some_and(|pair| pair.receive()) {
+            self.act();
+        }
+    }
+
+    /// Does what the pair wants done.
+    pub(super) fn act(&mut self) {
+        while let Some(action) = self.pair.as_mut().and_then(|pair| pair.poll()) {
+            match action {
+                Action::Release(below) => self.held.release(below.0, &mut self.ends),
+                Action::Run(allowed) => self.allowed = allowed,
+                Action::Halt(halt) => self.ended = Some(Exit::of(&halt)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits as long as the pair does not let the machine run.
+    pub(super) fn stand_still(&mut self) {
+        let end = match self.allowed {
+            Allowed::Full => return,
+            Allowed::Share(thousandths) => {
+                let share = f64::from(thousandths.clamp(1, 1000)) / 1000.0;
+                let ran = (self.host_ns() - self.stood) as f64 / 1e9;
+                let pause = Duration::from_secs_f64(ran * (1.0 - share) / share);
+                Some(Instant::now() + pause.min(PAUSE_MAX))
+            }
+            Allowed::Stop => None,
+        };
+        self.ends.flush();
+        self.end_sample(self.host_ns(), 0);
+        self.pause_until(end);
+        self.stood = self.host_ns();
+        self.resume();
+    }
+
+    /// Handles the pair's mail and nothing else, until `end`, or until the machine may run.
+    fn pause_until(&mut self, end: Option<Instant>) {
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let stays = match self.allowed {
+                Allowed::Full => false,
+                Allowed::Share(_) => left.is_some_and(|left| !left.is_zero()),
+                Allowed::Stop => true,
+            };
+            if !stays || self.ended.is_some() {
+                break;
+            }
+            let patience = self.pair.as_ref().and_then(|pair| pair.patience());
+            self.mail.bell.wait([left, patience].into_iter().flatten().min());
+            self.mail.bell.take();
+            if let Ok(signal) = self.mail.signals.try_recv() {
+                self.ended = Some(Exit::Signal(signal.0));
+            }
+            self.attend_pair();
+            self.collect();
+        }
+        // What else may have rung has not been heard.
+        self.mail.bell.waker().wake();
+    }
+
+    /// The machine has ended: the pair is told, and nobody leaves before its last outputs have.
+    pub(super) fn farewell(&mut self, exit: Exit) -> Exit {
+        let by_itself = matches!(
+            exit,
+            Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount
+        );
+        let Some(pair) = self.pair.as_mut().filter(|_| by_itself) else { return exit };
+        let at = instant(self.guest, self.halted);
+        let count = std::mem::take::<Untold>(&mut self.untold).count;
+        if count > 0 {
+            pair.event(Event::Output { at, count });
+        }
+        pair.event(Event::Logged { at, body: crate::record::end(self.guest, exit) });
+        pair.event(Event::Ended);
+        self.act();
+        while self.ended.is_none() {
+            let patience = self.pair.as_ref().and_then(|pair| pair.patience());
+            self.mail.bell.wait(patience);
+            self.mail.bell.take();
+            if let Ok(signal) = self.mail.signals.try_recv() {
+                return Exit::Signal(signal.0);
+            }
+            self.attend_pair();
+            self.collect();
+        }
+        match self.ended {
+            Some(Exit::PowerOff) | None => exit,
+            Some(other) => other,
+        }
+    }
+}

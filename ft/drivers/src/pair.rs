@@ -1,0 +1,306 @@
+//! One side of a pair: the protocol, and the threads through which it talks to the other side and to the arbiter.
+//!
+//! Contract: what only moves messages is done here; what concerns the machine comes out of [`Pair::poll`], in order.
+//! Nothing here waits: the bell of the machine's thread rings when there is something to [`Pair::receive`], and
+//! [`Pair::patience`] says when to look at the clock.
+
+use crate::arbiter::asking::{Answer, Asking, Reply};
+use crate::arbiter::{self, Arbiter};
+use crate::channel::{Channel, ChannelEvent, Inbox};
+use crate::check::Schedule;
+use crate::copy::DiskLog;
+use crate::guest::Guest;
+use crate::record;
+use backends::wake::{Waker, mailbox};
+use devices::io::{DiskOperation, Input};
+use ft::event::{Notice, Record, Verdict};
+use ft::log::{Body, Entry, Instant};
+use ft::replica::Status;
+use ft::types::{Conn, Epoch, HostNs, ReplicaId};
+use ft::{Action, Config, Event, Message, Replica, Start};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::time::{self, Duration};
+
+/// Answers of the arbiter that may wait.
+const ANSWERS: usize = 32;
+/// An arbiter that has not answered by then is unreachable for now.
+const ARBITER_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Writes down what a replica must remember.
+pub type Keep = Box<dyn FnMut(&Record) -> io::Result<()>>;
+
+/// One side of a pair.
+pub struct Pair {
+    replica: Replica,
+    me: ReplicaId,
+    began: time::Instant,
+    timer: Option<HostNs>,
+    channel: Channel,
+    inbox: Inbox,
+    /// Connections that are up and that the protocol has not closed.
+    open: BTreeSet<u64>,
+    asking: Asking,
+    answers: Receiver<Answer>,
+    /// Number of the last question to the arbiter, and the epoch that it was about.
+    asked: (u64, Epoch),
+    keep: Keep,
+    journal: Journal,
+}
+
+/// What the log for the backup has to know of the machine.
+struct Journal {
+    /// There is a backup.
+    on: bool,
+    disks: Vec<DiskLog>,
+    checks: Schedule,
+}
+
+/// What a pair is made of.
+pub struct Parts {
+    /// Times, and who we are.
+    pub config: Config,
+    /// How this side begins.
+    pub start: Start,
+    /// To the other side.
+    pub channel: Channel,
+    /// From the other side.
+    pub inbox: Inbox,
+    /// Who decides.
+    pub arbiter: Box<dyn Arbiter>,
+    /// Writes down what must be remembered.
+    pub keep: Keep,
+    /// Disks of the machine.
+    pub disks: usize,
+}
+
+impl Pair {
+    /// One side of a pair; `waker` rings for the machine's thread.
+    ///
+    /// # Errors
+    /// The host has no threads to spare.
+    pub fn new(parts: Parts, waker: Waker) -> io::Result<Self> {
+        let Parts { config, start, channel, inbox, arbiter, keep, disks } = parts;
+        let (post, answers) = mailbox(ANSWERS, waker);
+        let asking = Asking::spawn(arbiter, ARBITER_LIMIT, post)?;
+        let me = config.me;
+        Ok(Self {
+            replica: Replica::new(config, start, HostNs(0)),
+            me,
+            began: time::Instant::now(),
+            timer: None,
+            channel,
+            inbox,
+            open: BTreeSet::new(),
+            asking,
+            answers,
+            asked: (0, Epoch(0)),
+            keep,
+            journal: Journal {
+                on: false,
+                disks: (0..disks).map(|_| DiskLog::new(true)).collect(),
+                checks: Schedule::from(0),
+            },
+        })
+    }
+
+    fn now(&self) -> HostNs {
+        HostNs(self.began.elapsed().as_nanos() as u64)
+    }
+
+    /// Tells the protocol what has happened; [`Pair::poll`] has what follows.
+    pub fn event(&mut self, event: Event) {
+        self.replica.handle(self.now(), event);
+    }
+
+    /// Takes one message from the other side or the arbiter, if there is any; [`Pair::poll`] has what follows.
+    pub fn receive(&mut self) -> bool {
+        if let Ok(answer) = self.answers.try_recv() {
+            self.answered(answer);
+            return true;
+        }
+        let Some(event) = self.inbox.try_recv() else { return false };
+        match event {
+            ChannelEvent::Up { conn, peer, .. } => {
+                log::info!("connected with {peer}");
+                self.open.insert(conn);
+                self.event(Event::Connected(Conn(conn)));
+            }
+            ChannelEvent::Message { conn, bytes } if self.open.contains(&conn) => {
+                match Message::decode(&bytes) {
+                    Ok(message) => self.event(Event::Received(Conn(conn), message)),
+                    Err(e) => {
+                        log::warn!("the other side sent what is {e}");
+                        self.open.remove(&conn);
+                        self.channel.close(conn);
+                        self.event(Event::Disconnected(Conn(conn)));
+                    }
+                }
+            }
+            ChannelEvent::Down { conn, why } => {
+                log::info!("connection lost: {why}");
+                if self.open.remove(&conn) {
+                    self.event(Event::Disconnected(Conn(conn)));
+                }
+            }
+            ChannelEvent::Message { .. } => {}
+            ChannelEvent::Trouble(line) => log::warn!("{line}"),
+        }
+        true
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let (token, epoch) = self.asked;
+        if answer.token != token {
+            return;
+        }
+        let verdict = match answer.reply {
+            Reply::Verdict(arbiter::Verdict::Won) => Verdict::Won,
+            Reply::Verdict(arbiter::Verdict::Lost(latest)) => {
+                Verdict::Lost { epoch: Epoch(latest.epoch), owner: ReplicaId(latest.owner) }
+            }
+            Reply::Unreachable(why) => {
+                log::info!("arbiter: {why}");
+                Verdict::Unreachable
+            }
+            Reply::Latest(_) => return,
+        };
+        self.event(Event::Verdict { epoch, verdict });
+    }
+
+    /// Lets the protocol look at its clock; whether it was due.
+    pub fn tick(&mut self) -> bool {
+        if self.timer.is_none_or(|at| at > self.now()) {
+            return false;
+        }
+        self.timer = None;
+        self.event(Event::Timer);
+        true
+    }
+
+    /// How long the protocol need not look at its clock; `None`: for ever.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        self.timer.map(|at| Duration::from_nanos(at.since(self.now())))
+    }
+
+    /// The next thing that concerns the machine.
+    pub fn poll(&mut self) -> Option<Action> {
+        loop {
+            match self.replica.poll()? {
+                Action::Send(conn, message) => {
+                    self.channel.send(conn.0, message.encode());
+                }
+                Action::Close(conn) => {
+                    self.open.remove(&conn.0);
+                    self.channel.close(conn.0);
+                }
+                Action::SetTimer(at) => self.timer = Some(at),
+                Action::AskArbiter(epoch) => self.ask(epoch),
+                Action::Persist(record) => {
+                    if let Err(e) = (self.keep)(&record) {
+                        log::error!("the record of the epoch cannot be written: {e}");
+                    }
+                }
+                Action::Tell(notice) => {
+                    if let Notice::BackupLost(_) = notice {
+                        self.journal.on = false;
+                    }
+                    tell(&notice);
+                }
+                action => return Some(action),
+            }
+        }
+    }
+
+    fn ask(&mut self, epoch: Epoch) {
+        let vm = self.replica.status().vm.expect("who asks has a machine");
+        self.asked = (self.asked.0 + 1, epoch);
+        self.asking.claim(self.asked.0, vm.0, epoch.0, self.me.0);
+    }
+
+    /// Backup: the next entry to execute.
+    pub fn next_entry(&mut self) -> Option<Entry> {
+        self.replica.next_entry()
+    }
+
+    /// What this side does.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.replica.status()
+    }
+
+    /// Bytes that wait to be sent to the other side of `conn`.
+    #[must_use]
+    pub fn queued_bytes(&self, conn: Conn) -> u64 {
+        self.channel.queued_bytes(conn.0)
+    }
+
+    /// The guest has asked a disk for something.
+    pub fn asked(&mut self, disk: u8, request: u64, operation: &DiskOperation) {
+        self.journal.disks[usize::from(disk)].ask(request, operation);
+    }
+
+    /// The machine is about to take `input` at `at`.
+    pub fn log_input(&mut self, at: Instant, input: &Input) {
+        if self.journal.on {
+            let bytes = record::entry(&mut self.journal.disks, input);
+            self.journal.checks.input(input);
+            self.event(Event::Logged { at, body: Body::Input(bytes) });
+        } else if let Input::DiskDone { disk, request, .. } = input {
+            self.journal.disks[usize::from(*disk)].answer_unlogged(*request);
+        }
+    }
+
+    /// Logs a digest if one is due here.
+    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) {
+        if self.journal.on
+            && let Some(check) = self.journal.checks.check(guest)
+        {
+            let at = record::instant(guest, halted);
+            self.event(Event::Logged { at, body: Body::Digest(check) });
+        }
+    }
+
+    /// The count at which the next digest is due.
+    #[must_use]
+    pub fn next_digest(&self) -> Option<u64> {
+        self.journal.on.then(|| self.journal.checks.next())
+    }
+
+    /// All of the machine has been transferred: the log begins.
+    pub fn cut_over(&mut self, at: Instant, digest: u128) {
+        self.journal.on = true;
+        self.journal.checks = Schedule::from(at.icount);
+        self.journal.disks.iter_mut().for_each(DiskLog::reader_joins);
+        self.event(Event::CutOver { at, digest });
+    }
+
+    /// The machine was taken over with these requests waiting for their answers.
+    pub fn inherit<'a>(&mut self, requests: impl Iterator<Item = (u8, u64, &'a DiskOperation)>) {
+        for (disk, request, operation) in requests {
+            self.asked(disk, request, operation);
+        }
+    }
+
+    /// Sends what is queued, within a second, and hangs up.
+    pub fn finish(self) {
+        self.channel.finish();
+    }
+}
+
+/// Tells the user.
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Protected => log::warn!("protected: a backup has joined"),
+        Notice::BackupLost(why) => log::warn!("the backup is lost: {why}"),
+        Notice::PrimaryLost(why) => log::warn!("the primary is lost: {why}"),
+        Notice::ArbiterSilent => {
+            log::warn!("the arbiter does not answer; nothing leaves the machine until it does");
+        }
+        Notice::Alone(epoch) => log::warn!("on its own, without a backup, in epoch {}", epoch.0),
+        Notice::Refused(why) => log::warn!("refused: {why}"),
+        Notice::JoiningFailed(why) => log::warn!("the joining came to nothing: {why}"),
+    }
+}
