@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn outputs_leave_once_and_in_order() {
         let seen = Seen::default();
-        let mut ends = Ends { debug: Some(Box::new(seen.clone())), ..Ends::default() };
+        let mut ends = Ends::default();
+        ends.debug = Some(Box::new(seen.clone()));
         let mut held = Held::after(10);
         for byte in 10..15 {
             held.push(Output::Debug(byte), 0);
