@@ -218,12 +218,12 @@ impl Side<'_> {
         let kind = self.proof.kind();
         let [low, high] = WIRE_VERSION.to_le_bytes();
         let ours = [&MAGIC[..], &[low, high, kind as u8, 0]].concat();
-        wire.write_all(&ours)?;
         let mut theirs = [0; PREAMBLE];
-        let first = read_some(wire, &mut theirs)?;
-        if first == 0 {
-            return Err(HandshakeError::Nobody);
-        }
+        let first = wire.write_all(&ours).and_then(|()| read_some(wire, &mut theirs));
+        let first = match first.map_err(HandshakeError::from) {
+            Ok(0) | Err(HandshakeError::Cut(_)) => return Err(HandshakeError::Nobody),
+            result => result?,
+        };
         // Say so as soon as it shows: what is no peer may never send so many bytes.
         let shown = first.min(MAGIC.len());
         if theirs[..shown] != MAGIC[..shown] {

@@ -25,6 +25,8 @@ mod pairing;
 mod record;
 mod registry;
 mod secret;
+#[cfg(test)]
+mod tests;
 
 pub use frame::{FrameError, MESSAGE_MAX};
 pub use greeting::{Formats, GREETING_MAX, Greeting};

@@ -118,7 +118,7 @@ impl Sealer {
         self.plain.clear();
     }
 
-    fn seal(&mut self, plain: &[u8]) {
+    pub(super) fn seal(&mut self, plain: &[u8]) {
         let start = self.out.len();
         let length = plain.len() + TAG;
         self.out.extend_from_slice(&(length as u16).to_be_bytes());
