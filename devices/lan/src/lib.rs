@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod client;
 pub mod config;
 pub mod dhcp;
 pub mod ethernet;
