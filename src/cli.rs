@@ -69,6 +69,9 @@ pub enum Command {
     /// Play the network between guests and the host: a switch and a gateway, without root
     #[command(after_help = LAN)]
     Lan(LanFlags),
+    /// Serve as the third computer of pairs: says which replica won which epoch, so that two never run at once
+    #[command(after_help = EXIT_STATUS)]
+    Witness(WitnessFlags),
     /// Print a completion script for a shell
     Completions(CompletionsFlags),
     /// Print a manual page
@@ -216,6 +219,21 @@ pub struct LanFlags {
     /// Say where everything is in one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `ftemu witness`.
+#[derive(Debug, Args)]
+pub struct WitnessFlags {
+    /// Address to serve, as in 0.0.0.0:4810; replicas name it with --arbiter witness:HOST:PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: String,
+    /// File that remembers; created when missing. It must outlive this computer's crashes
+    #[arg(long, value_name = "FILE")]
+    pub state: PathBuf,
+    /// The pair's key: whoever has not got it is refused. Without one, everybody who reaches the address may claim, and so
+    /// stop a machine: then use it in networks that you trust only
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
 }
 
 /// Flags of `ftemu completions`.

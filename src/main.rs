@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Boot(flags) => commands::boot::run(flags),
         Command::Replay(flags) => commands::replay::run(flags),
         Command::Lan(flags) => commands::lan::run(flags),
+        Command::Witness(flags) => commands::witness::run(flags),
         Command::Completions(flags) => commands::pages::completions(flags),
         Command::Man(flags) => commands::pages::man(flags),
     };

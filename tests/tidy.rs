@@ -32,7 +32,8 @@ const BANNED: &[&str] = &[
     "unimplemented!",
 ];
 /// Where `unsafe` may stand, besides tests.
-const ISLANDS: &[&str] = &["devices/backends/src/", "tests/conformance/src/", "tests/sweep/src/fork.rs", "disk-images/"];
+const ISLANDS: &[&str] =
+    &["devices/backends/src/", "tests/conformance/src/", "tests/sweep/src/fork.rs", "disk-images/"];
 
 /// Ratchet: lines over 100 columns.
 const WIDE_LINES: usize = 185;

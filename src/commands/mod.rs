@@ -7,3 +7,4 @@ pub mod lan;
 pub mod pages;
 pub mod replay;
 pub mod stats;
+pub mod witness;

@@ -121,8 +121,7 @@ impl DiskLog {
             (DiskResult::Failed, _) => encode(&header(Answer::Failed), &[]),
             (DiskResult::Data(data), Some(Extent::Read(lba, count))) => {
                 let early = self.early.remove(&request);
-                let unknown =
-                    if early { data.clone() } else { self.unknown(lba, count, data) };
+                let unknown = if early { data.clone() } else { self.unknown(lba, count, data) };
                 if unknown.is_empty() {
                     encode(&header(Answer::Known), &[])
                 } else {

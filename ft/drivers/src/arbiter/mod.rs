@@ -18,8 +18,10 @@
 
 pub mod asking;
 pub mod dir;
+pub mod etcd;
 pub mod manual;
 pub mod target;
+pub mod witness;
 
 use std::io;
 

@@ -1,8 +1,6 @@
 //! The passing of time: waiting while the guest is halted, and keeping its clock with the host's.
 
-use super::{
-    LONGEST_WAIT, Live, RESEED, RUNNING, Sample, Timing, thread_cpu_ns,
-};
+use super::{LONGEST_WAIT, Live, RESEED, RUNNING, Sample, Timing, thread_cpu_ns};
 use crate::guest::Guest;
 use devices::io::Input;
 use devices::time::VirtualNs;

@@ -81,7 +81,6 @@ pub struct LiveConfig {
     pub reseed: Option<fn() -> [u8; 32]>,
 }
 
-
 /// What a machine brings along that goes live in the middle of its life.
 #[derive(Debug)]
 pub struct Inherited {

@@ -127,10 +127,8 @@ impl<G: Guest> Live<'_, G> {
 
     /// The machine has ended: the pair is told, and nobody leaves before its last outputs have.
     pub(super) fn farewell(&mut self, exit: Exit) -> Exit {
-        let by_itself = matches!(
-            exit,
-            Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount
-        );
+        let by_itself =
+            matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
         let Some(pair) = self.pair.as_mut().filter(|_| by_itself) else { return exit };
         let at = instant(self.guest, self.halted);
         let count = std::mem::take::<Untold>(&mut self.untold).count;

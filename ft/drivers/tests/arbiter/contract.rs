@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Barrier, Mutex};
 use std::time::Instant;
 
+/// A key that claimants and arbiters share.
+pub const KEY: [u8; 32] = *b"what both sides of a test know..";
 /// Names the arbiter, the claimant and the last epoch to a claimant process.
 const CHILD: &str = "FTEMU_TEST_CLAIMANT";
 
@@ -19,6 +21,10 @@ pub trait Subject: Sync {
     fn target(&self) -> Option<String>;
     /// Kills it and starts it again, where it is a process.
     fn restart(&mut self);
+    /// Whether claimants have [`KEY`].
+    fn keyed(&self) -> bool {
+        false
+    }
 }
 
 /// The whole contract.
@@ -183,10 +189,10 @@ fn register_is_kept(subject: &dyn Subject) {
 }
 
 /// Starts this test binary again as a claimant.
-fn start_claimant(target: &str, owner: u128, last: u64) -> Child {
+fn start_claimant(subject: &dyn Subject, target: &str, owner: u128, last: u64) -> Child {
     Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "claimant_process", "--nocapture", "--test-threads=1"])
-        .env(CHILD, format!("{owner} {last} {target}"))
+        .env(CHILD, format!("{owner} {last} {} {target}", subject.keyed()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -197,11 +203,12 @@ fn start_claimant(target: &str, owner: u128, last: u64) -> Child {
 /// In a process of its own: claims epoch after epoch and says what it was told.
 pub fn claimant_process() {
     let Ok(job) = std::env::var(CHILD) else { return };
-    let mut words = job.splitn(3, ' ');
+    let mut words = job.splitn(4, ' ');
     let owner: u128 = words.next().expect("claimant").parse().expect("a number");
     let last: u64 = words.next().expect("epoch").parse().expect("a number");
+    let key = (words.next() == Some("true")).then_some(&KEY);
     let target: Target = words.next().expect("arbiter").parse().expect("an arbiter");
-    let mut arbiter = target.open(&Default::default()).expect("the arbiter");
+    let mut arbiter = target.open(&Default::default(), key).expect("the arbiter");
     let mut epoch = 1;
     println!();
     while epoch <= last {
@@ -225,7 +232,7 @@ fn racing_processes(subject: &mut dyn Subject) {
     let Some(target) = subject.target() else { return };
     const EPOCHS: u64 = 60;
     let mut claimants: Vec<_> =
-        (1..=6).map(|owner| start_claimant(&target, owner, EPOCHS)).collect();
+        (1..=6).map(|owner| start_claimant(subject, &target, owner, EPOCHS)).collect();
     let (mut owners, mut lines) = (BTreeMap::new(), Vec::new());
     let mut readers: Vec<_> = claimants
         .iter_mut()

@@ -1,6 +1,7 @@
 //! Every arbiter passes one contract: races of threads and of processes, retries, stale epochs, restarts, kills.
 
 mod contract;
+mod servers;
 
 use contract::{Subject, contract, register};
 use drivers::arbiter::Arbiter;
