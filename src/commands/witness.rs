@@ -3,7 +3,7 @@
 use crate::cli::WitnessFlags;
 use crate::failure::Failure;
 use drivers::arbiter::witness::{Witness, WitnessError};
-use drivers::channel::secret::Key;
+use drivers::channel::Key;
 use std::io::Write;
 use std::net::TcpListener;
 
