@@ -11,7 +11,7 @@ pub const MESSAGE_MAX: usize = 48 << 20;
 /// Before every message.
 pub const HEADER: usize = 8;
 /// Reserved at most before a byte of the message is there.
-const FIRST_RESERVE: usize = 256 * 1024;
+const FIRST_RESERVE: usize = 1 << 20;
 
 /// What is wrong with a stream of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
