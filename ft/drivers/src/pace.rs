@@ -2,33 +2,46 @@
 //!
 //! Contract: host times are nanoseconds since the start of the run and never go back. The guest's clock follows
 //! [`Pace::target`]: the host's clock, but after a pause of the whole process the guest catches up over time instead
-//! of jumping. [`Pace::adjust`] asks for a new rate only when the error or the host's speed has changed enough, so that
-//! a log stays small.
+//! of jumping. A guest that is ahead waits ([`Pace::rest`]), which costs nothing in a log; [`Pace::adjust`] asks for a
+//! new rate when it has to wait for long, or is behind. Both leave it some way to either side, so that a few changes a
+//! second do.
 
 use devices::time::{Rate, VirtualNs};
 
-/// An error that is left alone: well inside the 50 ms that the guest's clock may be off.
-const TOLERATED: f64 = 10e6;
+/// A guest that is further behind needs a faster clock, one that is further ahead a slower one.
+const TOLERATED: f64 = 15e6;
+/// A guest that is this far ahead waits,
+const AHEAD: f64 = 26e6;
+/// until it is this far ahead.
+const RESTED: f64 = 22e6;
 /// A small error is made good over this time, a larger one faster.
-const HORIZON: f64 = 400e6;
+const HORIZON: f64 = 600e6;
 /// An error that is made good twice as fast.
-const LARGE: f64 = 12e6;
-/// No more often than this, except when the error grows.
-const PATIENCE: u64 = 250_000_000;
+const LARGE: f64 = 20e6;
+/// No more often than this, except when the guest falls further behind.
+const PATIENCE: u64 = 300_000_000;
+/// Two changes are this far apart, as long as the guest is less than [`URGENT`] behind.
+const SPACING: u64 = 100_000_000;
 /// The speed estimate needs this long to see a change.
 const SETTLING: u64 = 2_000_000;
-/// Two changes are this far apart, as long as the error is below [`URGENT`].
-const SPACING: u64 = 40_000_000;
-/// An error that comes near the 50 ms.
-const URGENT: f64 = 22e6;
+/// A guest so far behind that it comes near the 50 ms.
+const URGENT: f64 = 25e6;
 /// An error that has grown by this much is not left to patience.
 const GROWN: f64 = 4e6;
-/// Speeds are averages over about this much time,
+/// A guest is this far behind before a rate that is far off is changed.
+const EARLY: f64 = 8e6;
+/// Speeds are averages over about this much processor time,
+const LONG_MEMORY: f64 = 600e6;
+/// over this much where the two differ by more than [`UNSTEADY`],
 const MEMORY: f64 = 80e6;
-/// or over this much where the two differ by more than [`STEEP`].
+/// or over this much where they differ by more than [`STEEP`].
 const SHORT_MEMORY: f64 = 1e6;
-/// A relative change of speed that the guest's work, not chance, has brought.
+/// A relative change of speed that is not chance.
+const UNSTEADY: f64 = 0.12;
+/// A relative change of speed that the guest's work has brought.
 const STEEP: f64 = 0.25;
+/// A rate so far above the guest's speed that it would mostly wait.
+const WASTEFUL: f64 = 2.0;
 /// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of the process.
 const PAUSE: u64 = 200_000_000;
 /// What the guest has missed in pauses is made good at this speed relative to the host's clock.
@@ -65,6 +78,11 @@ impl Average {
     fn cost(&self) -> f64 {
         self.cpu / self.instructions.max(1.0)
     }
+
+    /// Host time per processor time.
+    fn share(&self) -> f64 {
+        self.wall / self.cpu
+    }
 }
 
 /// The controller.
@@ -78,6 +96,7 @@ pub struct Pace {
     behind: f64,
     /// What it has made good of that.
     made_good: f64,
+    steady: Average,
     long: Average,
     short: Average,
     rate: Rate,
@@ -101,6 +120,7 @@ impl Pace {
             missed: 0.0,
             behind: 0.0,
             made_good: 0.0,
+            steady: Average::new(LONG_MEMORY),
             long: Average::new(MEMORY),
             short: Average::new(SHORT_MEMORY),
             rate: quantized(FIRST),
@@ -126,8 +146,21 @@ impl Pace {
     /// Nanoseconds of processor time that an instruction takes of late.
     #[must_use]
     pub fn cost(&self) -> f64 {
-        let (long, short) = (self.long.cost(), self.short.cost());
-        if (short / long - 1.0).abs() > STEEP { short } else { long }
+        let (steady, long, short) = (self.steady.cost(), self.long.cost(), self.short.cost());
+        if (short / long - 1.0).abs() > STEEP {
+            short
+        } else if (long / steady - 1.0).abs() > UNSTEADY {
+            long
+        } else {
+            steady
+        }
+    }
+
+    /// Host time per processor time of late.
+    fn share(&self) -> f64 {
+        let (steady, long) = (self.steady.share(), self.long.share());
+        let share = if (long / steady - 1.0).abs() > UNSTEADY { long } else { steady };
+        share.min(20.0)
     }
 
     /// The largest difference between target and guest seen by [`Pace::adjust`] while the guest ran, in nanoseconds.
@@ -170,9 +203,17 @@ impl Pace {
     pub fn ran(&mut self, instructions: u64, wall: u64, cpu: u64) {
         let (instructions, wall, cpu) = (instructions as f64, wall as f64, cpu as f64);
         if instructions > 0.0 && cpu > 0.0 {
+            self.steady.add(instructions, wall.max(cpu), cpu);
             self.long.add(instructions, wall.max(cpu), cpu);
             self.short.add(instructions, wall.max(cpu), cpu);
         }
+    }
+
+    /// How long a guest at `guest` that should be at `target` has to wait, if it is too far ahead.
+    #[must_use]
+    pub fn rest(&self, target: u64, guest: u64) -> Option<u64> {
+        let ahead = guest.saturating_sub(target);
+        (ahead as f64 > AHEAD).then(|| ahead - RESTED as u64)
     }
 
     /// The rate to change to, if the guest at `guest` should be at `target`.
@@ -183,24 +224,30 @@ impl Pace {
             self.worst = error.abs();
         }
         // The processor's speed of late, and how much of the time we have it in the longer run.
-        let cost = self.cost() * (self.long.wall / self.long.cpu).min(20.0);
-        // A rate that is far off, and makes the error larger.
+        let cost = self.cost() * self.share();
         let ratio = self.rate.0 as f64 / (1u64 << 32) as f64 / cost;
-        let off = (ratio < 1.0 - STEEP && error > 0.0) || (ratio > 1.0 + STEEP && error < 0.0);
-        if error.abs() < if off { GROWN } else { TOLERATED } {
-            return None;
-        }
         let since = self.last - self.changed;
-        let settling = if error.abs() < URGENT { SPACING } else { SETTLING };
-        if since < settling {
+        let due = if error > 0.0 {
+            let worse = error > self.error_then + GROWN;
+            let off = ratio < 1.0 - STEEP && error > EARLY;
+            let spacing = if error < URGENT { SPACING } else { SETTLING };
+            let patient = error > TOLERATED && since >= PATIENCE;
+            patient || ((worse || off) && error > EARLY && since >= spacing)
+        } else {
+            let spacing = if ratio < WASTEFUL { PATIENCE } else { SPACING };
+            error < -TOLERATED && since >= spacing
+        };
+        if !due {
             return None;
         }
-        let patient = since < PATIENCE;
-        let worse = error.abs() > self.error_then.abs() + GROWN
-            || error.signum() != self.error_then.signum();
-        if patient && !worse && !off {
-            return None;
-        }
+        let slope = (error - self.error_then) / since.max(1) as f64;
+        let seen = if error > 0.0 && since >= SPACING {
+            // What the guest has in fact achieved since the last change.
+            self.rate.0 as f64 / (1u64 << 32) as f64 / (1.0 - slope).max(0.1)
+        } else {
+            0.0
+        };
+        let cost = cost.max(seen);
         self.changed = self.last;
         self.error_then = error;
         let correction = error / HORIZON * (1.0 + error.abs() / LARGE);
@@ -234,7 +281,7 @@ mod tests {
     ) -> (u64, u32) {
         let mut pace = Pace::new();
         let (mut host, mut guest, mut changes, mut worst) = (0u64, 0f64, 0, 0f64);
-        let (mut rate, mut looked) = (pace.rate(), 0);
+        let (mut rate, mut looked, mut looked_guest) = (pace.rate(), 0, 0f64);
         while host < seconds * 1000 * MS {
             let instructions = (MS as f64 / 4.0 / pace.cost()).max(100.0);
             let cpu = (instructions * cost(host)) as u64;
@@ -246,11 +293,15 @@ mod tests {
             if host > 1000 * MS {
                 worst = worst.max((target as f64 - guest).abs());
             }
-            if host - looked >= MS {
-                looked = host;
+            if host - looked >= MS || guest - looked_guest >= 4e6 {
+                (looked, looked_guest) = (host, guest);
                 if let Some(new) = pace.adjust(target, guest as u64) {
                     rate = new;
                     changes += 1;
+                }
+                if let Some(ns) = pace.rest(target, guest as u64) {
+                    host += ns;
+                    pace.waited(host);
                 }
             }
         }
@@ -261,7 +312,7 @@ mod tests {
     fn a_steady_host_needs_few_changes() {
         for cost in [1.3, 5.0, 8.0, 40.0] {
             let (worst, changes) = busy(60, |_| cost, |_| 0);
-            assert!(worst < 20 * MS, "{cost}: {worst} ns");
+            assert!(worst < 30 * MS, "{cost}: {worst} ns");
             assert!(changes < 150, "{cost}: {changes} changes in a minute, worst {worst}");
         }
     }

@@ -82,12 +82,15 @@ impl<G: Guest> Live<'_, G> {
     pub(super) fn look(&mut self, host: u64) -> io::Result<()> {
         self.ends.flush();
         if self.config.timing == Timing::Paced {
-            let target = self.pace.target(host);
-            if host - self.woken >= RUNNING
-                && let Some(rate) = self.pace.adjust(target, self.guest.now().0)
+            let (target, guest) = (self.pace.target(host), self.guest.now().0);
+            if (host - self.woken >= RUNNING || guest > target)
+                && let Some(rate) = self.pace.adjust(target, guest)
             {
                 self.rate_changes += 1;
                 self.inject(Input::ClockRate(rate));
+            }
+            if let Some(ns) = self.pace.rest(target, guest) {
+                self.wait(Some(ns))?;
             }
         }
         self.reseed();

@@ -32,14 +32,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Host time of a slice in ns.
-const SLICE: f64 = 250_000.0;
+/// Host time of a slice in ns: should the guest become a hundred times slower in it, its clock stays near the host's.
+const SLICE: f64 = 60_000.0;
 /// Host time of a slice in ns while the guest may be waiting for a disk without halting.
 const SHORT_SLICE: f64 = 20_000.0;
 /// Host time of a slice in ns while outputs wait for the backup.
 const HELD_SLICE: f64 = 50_000.0;
 /// Host time in ns between two looks at clocks and serial output.
 const LOOK: u64 = 1_000_000;
+/// Guest time in ns between two looks, at most: a guest that has become faster is not far ahead when it is noticed.
+const GUEST_LOOK: u64 = 4_000_000;
 /// Frames injected between two slices: what a guest can handle in one, lest its card overflow.
 const FRAMES: usize = 16;
 /// Guest ns after which a disk answers at a fixed rate.
@@ -133,6 +135,7 @@ struct Live<'a, G> {
     /// At a fixed rate: answers and when they are due.
     due: VecDeque<(VirtualNs, Completion)>,
     looked: u64,
+    looked_guest: u64,
     /// Where the current sample of the guest's speed began.
     sample: Sample,
     /// When the last wait ended.
@@ -192,6 +195,7 @@ pub fn run_protected<G: Guest>(
         ended: None,
         due: VecDeque::new(),
         looked: 0,
+        looked_guest: 0,
         sample: Sample::default(),
         woken: 0,
         seeded: start,
@@ -260,8 +264,9 @@ impl<G: Guest> Live<'_, G> {
             }
             let host = self.host_ns();
             self.end_sample(host, SAMPLE);
-            if host - self.looked >= LOOK {
-                self.looked = host;
+            let guest = self.guest.now().0;
+            if host - self.looked >= LOOK || guest.saturating_sub(self.looked_guest) >= GUEST_LOOK {
+                (self.looked, self.looked_guest) = (host, guest);
                 self.look(host)?;
             }
             self.stand_still();
