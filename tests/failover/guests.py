@@ -1,0 +1,135 @@
+"""The guests that the pair keeps alive, and the clients that watch each.
+
+A guest has images (one for each host: own copies), the line that says that it is ready, prepare()
+to set it up through its network, and clients(). Of its ports those `at_once` answer before that. `place` says where a port of the guest is reached:
+a function from the port to (address, port).
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import time
+
+from clients import Counter, Downloads, Page, Redis, Ssh
+from sides import Failure
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+COUNTER = os.path.join(HERE, "..", "..", "disk-images", "counter", "counter.img")
+
+
+class CounterGuest:
+    """The embedded guest: boots in an instant, counts on its disk."""
+
+    name, memory, ready = "counter", "64M", "counter: ready"
+    ports, at_once = (7777, 80), (7777, 80)
+
+    def __init__(self, context):
+        self.context = context
+
+    def image(self, host):
+        """A copy of the disk for a host."""
+        path = os.path.join(self.context.work, f"counter-{host}.img")
+        shutil.copyfile(COUNTER, path)
+        return [path]
+
+    def prepare(self, place):
+        """Nothing to set up."""
+
+    def clients(self, place):
+        """What watches it."""
+        return [Counter(place(7777)), Page(place(80), "/", b"counter")]
+
+    @staticmethod
+    def power_off(side, _place):
+        """Switches it off from inside."""
+        side.type("poweroff\r")
+
+
+class DebianGuest:
+    """debian.img with redis (each write on the disk before its reply), sshd and nginx."""
+
+    name, memory, ready = "debian", "512M", r"GUEST-READY [\d.]+"
+    ports, at_once = (6379, 22, 80), (22, 80)
+
+    def __init__(self, context):
+        self.context = context
+        self.folder = os.path.join(context.guests, "debian")
+
+    def image(self, host):
+        """A copy of the disk for a host, sparse as the original."""
+        path = os.path.join(self.context.work, f"debian-{host}.img")
+        subprocess.run(
+            ["cp", "--sparse=always", os.path.join(self.folder, "debian.img"), path], check=True
+        )
+        return [path]
+
+    def ssh(self, place):
+        """The command line of ssh into the guest, without a command."""
+        address, port = place(22)
+        options = {
+            "BatchMode": "yes",
+            "UserKnownHostsFile": os.path.join(self.folder, "known_hosts"),
+            "HostKeyAlias": "10.0.2.15",
+            "StrictHostKeyChecking": "yes",
+            "ConnectTimeout": "60",
+        }
+        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        key = os.path.join(self.folder, "ssh_key")
+        return ["ssh", "-F", "none", "-i", key, *words, "-p", str(port), f"root@{address}"]
+
+    def must(self, place, command, timeout=300, **options):
+        """Runs a command in the guest; returns its output."""
+        done = subprocess.run(
+            [*self.ssh(place), command],
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            **({"stdin": subprocess.DEVNULL} if "input" not in options else {}),
+            **options,
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).decode("utf-8", "replace")
+            raise Failure(f"{command!r} in the guest: {done.returncode}\n{said}")
+        return done.stdout.decode("utf-8", "replace")
+
+    def prepare(self, place):
+        """redis for the network with every write synced; a file for the downloads."""
+        blob = random.Random(1).randbytes(1_000_000)
+        self.sha256 = hashlib.sha256(blob).hexdigest()
+        settings = (
+            "bind 0.0.0.0",
+            "protected-mode no",
+            'save ""',
+            "appendonly yes",
+            "appendfsync always",
+            "auto-aof-rewrite-percentage 0",
+        )
+        sets = "; ".join(f"redis-cli config set {setting} | grep -q OK" for setting in settings)
+        self.must(place, "set -e; " + sets)
+        self.must(place, "cat >/var/www/html/blob; sync", input=blob)
+        deadline = time.monotonic() + 120
+        waits = "redis-cli info persistence | grep -q aof_rewrite_in_progress:0"
+        while time.monotonic() < deadline:
+            try:
+                self.must(place, waits)
+                return
+            except Failure:
+                time.sleep(1)
+        raise Failure("redis does not begin its log")
+
+    def clients(self, place):
+        """What watches it."""
+        return [
+            Redis(place(6379)),
+            Ssh(self.ssh(place)),
+            Downloads(place(80), "/blob", self.sha256),
+        ]
+
+    def power_off(self, _side, place):
+        """Switches it off from inside."""
+        self.must(place, "systemctl poweroff --no-block")
+
+
+GUESTS = {"counter": CounterGuest, "debian": DebianGuest}
