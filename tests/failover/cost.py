@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""What protection costs: FT / non-FT of ftemu itself, measured side by side.
+
+  tests/failover/cost.py target/release/ftemu                      everything, medians of 5
+  tests/failover/cost.py target/release/ftemu cpu receive --rounds 3 --scale 0.2
+
+Two copies of debian.img run all the time, each in network namespaces of its own: one alone (`ftemu
+boot`), one as a pair (primary and backup). Work is given to them in turn, so that what else the
+computer does hurts both alike; a ratio is the median of (time alone / time as a pair) of the
+rounds. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
+the backup, round trip of the acknowledgement. `idle`, `latency` and `join` measure the log of an
+idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
+has 100 MB at scale 1. Needs what run.py --world tap needs.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import echo
+import hosts
+from clients import Redis
+from run import Context, keep, place_to_work
+from sides import Failure
+from workloads import WORKLOADS
+from worlds import TapWorld
+
+EXTRAS = ("idle", "latency", "join")
+
+
+class Sampler:
+    """Reads the live side's status every 50 ms while some work is done."""
+
+    def __init__(self, side):
+        self.side, self.seen, self._stop = side, [], threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.first = self.side.status()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+        self.last = self.side.status()
+
+    def _run(self):
+        while not self._stop.wait(0.05):
+            self.seen.append(self.side.status())
+
+    def grown(self, key):
+        """By how much a counter of the status grew."""
+        return self.last.get(key, 0) - self.first.get(key, 0)
+
+    def p(self, key, percent):
+        """A percentile of a number of the status."""
+        values = sorted(status[key] for status in self.seen if status.get(key) is not None)
+        return values[min(len(values) - 1, int(len(values) * percent / 100))] if values else None
+
+
+class Served:
+    """The child's end: one world, and what is done in it on request."""
+
+    def __init__(self, context, kind, scale):
+        self.kind, self.world = kind, TapWorld(context, "debian")
+        self.pair = self.world.pair
+        begin = time.monotonic()
+        if kind == "pair":
+            self.joined = self.pair.begin()
+        else:
+            self.pair.alone()
+        self.world.reachable()
+        self.took = time.monotonic() - begin
+        guest, place = self.world.guest, self.world.place
+        self.works = {name: make(guest, place, scale) for name, make in WORKLOADS.items()}
+        self.ready = set()
+
+    def do(self, name):
+        """Does one thing; returns what was measured."""
+        if name in WORKLOADS:
+            return self.work(self.works[name])
+        return getattr(self, name)()
+
+    def work(self, work):
+        """One run of a workload."""
+        if work.name not in self.ready:
+            self.ready.add(work.name)
+            work.prepare()
+        if self.kind != "pair":
+            return {"s": work.run()}
+        with Sampler(self.pair.side(self.pair.live)) as sampler:
+            seconds = work.run()
+        instructions, log = sampler.grown("icount"), sampler.grown("log_bytes")
+        result = {
+            "s": seconds,
+            "log_bytes": log,
+            "bytes_per_1000": 1000 * log / max(1, instructions),
+            "lag_ms_p99": sampler.p("lag_ms", 99),
+            "ack_ms_p50": sampler.p("ack_ms", 50),
+        }
+        if work.name == "receive":
+            result["log_per_payload"] = log / work.size
+        return result
+
+    def idle(self):
+        """Half a minute of nothing."""
+        if self.kind != "pair":
+            return {}
+        time.sleep(10)
+        with Sampler(self.pair.side(self.pair.live)) as sampler:
+            time.sleep(30)
+        return {"bytes_per_s": sampler.grown("log_bytes") / 30}
+
+    def latency(self):
+        """Pings and redis PINGs, and the round trip between the two hosts."""
+        if "redis" not in self.ready:
+            self.ready.add("redis")
+            self.works["redis"].prepare()
+        pings = echo.round_trips(hosts.GUEST, 500, 0.005)
+        client = Redis(self.world.place(6379))
+        client.open()
+        asks = []
+        for _ in range(500):
+            begin = time.monotonic()
+            client.ask("PING")
+            asks.append(time.monotonic() - begin)
+            time.sleep(0.003)
+        client.close()
+        with self.pair.hosts[0].inside():
+            channel = echo.round_trips(self.pair.hosts[1].address, 200, 0.005)
+        return {"ping": _p(pings), "redis": _p(asks), "channel": _p(channel)}
+
+    def join(self):
+        """The backup is killed under load, and a new one joins."""
+        if self.kind != "pair":
+            return {}
+        work, place = self.world.guest, self.world.place
+        load = subprocess.Popen(
+            [*work.ssh(place), "while :; do head -c 50M /dev/urandom | gzip >/root/load; done"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(5)
+        client = Redis(place(6379)).start()
+        try:
+            self.pair.side(self.pair.other(self.pair.live)).kill()
+            time.sleep(3)
+            begin = time.monotonic()
+            seconds = self.pair.join()
+            time.sleep(1)
+            status = self.pair.side(self.pair.live).status()
+            pause = client.silence(begin, after=seconds)
+        finally:
+            client.stop()
+            load.kill()
+            load.wait()
+        reported = {key: value for key, value in status.items() if "join" in key or "pause" in key}
+        return {"join_s": seconds, "felt_pause_ms": 1000 * pause, **reported}
+
+
+def _p(seconds):
+    """p50 and p99 in microseconds."""
+    values = sorted(value for value in seconds if value is not None)
+    if len(values) < 0.9 * len(seconds):
+        raise Failure(f"only {len(values)} of {len(seconds)} answers")
+    return {"p50_us": 1e6 * values[len(values) // 2], "p99_us": 1e6 * values[-len(values) // 100]}
+
+
+def serve(given):
+    """The child: makes its world, then does what it reads."""
+    hosts.seclude()
+    os.makedirs(given.work, exist_ok=True)
+    served = None
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    try:
+        served = Served(Context(given.ftemu, given.work), given.serve, given.scale)
+        print(json.dumps({"ready_s": served.took}), file=answers)
+        for line in sys.stdin:
+            print(json.dumps(served.do(line.strip())), file=answers)
+    except (Failure, OSError, RuntimeError) as failure:
+        print(json.dumps({"error": f"{type(failure).__name__}: {failure}"}), file=answers)
+    finally:
+        if served:
+            served.world.end()
+    return 0
+
+
+class Serving:
+    """The parent's end of a child."""
+
+    def __init__(self, given, kind, work):
+        self.kind = kind
+        scale = ["--scale", str(given.scale), "--work", os.path.join(work, kind)]
+        argv = [sys.executable, os.path.realpath(__file__), given.ftemu, "--serve", kind, *scale]
+        pipe = subprocess.PIPE
+        self.child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+
+    def answer(self):
+        """What the child says."""
+        line = self.child.stdout.readline()
+        answer = json.loads(line) if line else {"error": "it ended"}
+        if "error" in answer:
+            raise Failure(f"{self.kind}: {answer['error']}")
+        return answer
+
+    def do(self, name):
+        """Has it do something."""
+        self.child.stdin.write(name + "\n")
+        return self.answer()
+
+    def end(self):
+        """Ends it, and all that it started."""
+        self.child.stdin.close()
+        try:
+            self.child.wait(20)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+def summary(name, rounds):
+    """Of (alone, pair) of each round what is worth a line."""
+    alone, pair = zip(*rounds)
+    if "s" not in pair[0]:
+        return {"alone": alone[-1], "pair": pair[-1]}
+    median = statistics.median
+    result = {
+        "ratio": round(median(a["s"] / b["s"] for a, b in rounds), 3),
+        "alone_s": round(median(a["s"] for a in alone), 2),
+        "pair_s": round(median(b["s"] for b in pair), 2),
+        "ratios": [round(a["s"] / b["s"], 3) for a, b in rounds],
+    }
+    for key in pair[0]:
+        values = [one[key] for one in pair if one[key] is not None]
+        if key != "s" and values:
+            result[key] = float(f"{median(values):.3g}")
+    return result
+
+
+def measure(given, sides):
+    """All rounds of all that was asked for."""
+    alone, pair = sides
+    results = {}
+    for name in given.work_names:
+        rounds = [(alone.do(name), pair.do(name)) for _ in range(rounds_of(name, given))]
+        results[name] = summary(name, rounds)
+        print(f"{name:8} {json.dumps(results[name])}", flush=True)
+    return results
+
+
+def rounds_of(name, given):
+    """Extras are measured once."""
+    return 1 if name in EXTRAS else given.rounds
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ftemu", help="path of ftemu")
+    parser.add_argument("work_names", nargs="*", metavar="WORK", help=f"{[*WORKLOADS, *EXTRAS]}")
+    parser.add_argument("--rounds", type=int, default=5, help="of each work")
+    parser.add_argument("--scale", type=float, default=1.0, help="of each work's size")
+    parser.add_argument("--json", help="write the results to this file")
+    parser.add_argument("--work", help="directory for images and messages")
+    parser.add_argument("--serve", choices=("alone", "pair"), help=argparse.SUPPRESS)
+    given = parser.parse_intermixed_args()
+    if given.serve:
+        return serve(given)
+    given.work_names = given.work_names or [*WORKLOADS, *EXTRAS]
+    if unknown := [name for name in given.work_names if name not in (*WORKLOADS, *EXTRAS)]:
+        parser.error(f"no such work: {', '.join(unknown)}")
+    if why := hosts.why_not():
+        print(f"left out: no namespaces with TAP devices here: {why}")
+        return 77
+    work = given.work or place_to_work()
+    sides = [Serving(given, kind, work) for kind in ("alone", "pair")]
+    try:
+        for side in sides:
+            print(f"{side.kind}: ready after {side.answer()['ready_s']:.0f} s", flush=True)
+        results = measure(given, sides)
+    except Failure as failure:
+        print(f"FAILED: {failure}\nmessages and consoles are in {work}")
+        keep(work)
+        return 1
+    finally:
+        for side in sides:
+            side.end()
+    if given.json:
+        with open(given.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+    if not given.work:
+        shutil.rmtree(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
