@@ -38,6 +38,8 @@ SCENARIOS = {
     "silence": (scenarios.silence, 1),
     "hang": (scenarios.hang, 1),
     "partitions": (scenarios.partitions, 1),
+    "joining": (scenarios.joining, 3),
+    "strangers": (scenarios.strangers, 1),
     "netem": (scenarios.netem, 3),
     "poweroff": (scenarios.poweroff, 1),
 }

@@ -5,6 +5,7 @@ Each scenario is given a World whose pair is protected and whose clients are at 
 second emitter, or a pair that does not become whole again is a Failure.
 """
 
+import os
 import random
 import signal
 import statistics
@@ -81,11 +82,13 @@ def control(world, _count=1):
     world.reachable()
     world.guest.prepare(world.place)
     world.connect()
-    time.sleep(5)
-    world.check()
+    deadline = time.monotonic() + 60
+    while idle := [client.name for client in world.clients if client.rounds < 5]:
+        world.check()
+        if time.monotonic() > deadline:
+            raise Failure(f"not at work in 60 s: {', '.join(idle)}")
+        time.sleep(0.2)
     rounds = {client.name: client.rounds for client in world.clients}
-    if idle := [name for name, count in rounds.items() if count == 0]:
-        raise Failure(f"nothing in 5 s: {', '.join(idle)}")
     moment = world.pair.side(world.pair.live).kill()
     deadline = moment + 2 * PATIENCE
     while quiet := [client.name for client in world.clients if client.error is None]:
@@ -241,6 +244,46 @@ def netem(world, minutes):
             raise Failure(f"a false alarm after {time.monotonic() - begin:.0f} s: {status}")
     emitters(world, before, 0)
     return {"calm_minutes": minutes, "ack_ms": percentiles(acks), **kills(world, 3)}
+
+
+def joining(world, count):
+    """A backup is killed at any instant of its joining: nothing is harmed, and the next one joins."""
+    report, chance, before = Report(), random.Random(count), stretches(world)
+    backup = world.pair.other(world.pair.live)
+    for n in range(count):
+        world.pair.side(backup).kill()
+        time.sleep(0.5)
+        side = world.pair.start(backup, "backup")
+        time.sleep(chance.uniform(0, 2.0 * (n + 1) / count))
+        report.failover(world, side.kill())
+        report.join(world)
+    emitters(world, before, 0)
+    return report.result(world)
+
+
+def strangers(world, _count):
+    """A backup with another key or another memory size is refused in a clear line, and the running
+    side is not disturbed."""
+    pair, said = world.pair, {}
+    host, before = pair.other(pair.live), stretches(world)
+    other_key = os.path.join(world.context.work, "other.key")
+    with open(other_key, "w", encoding="ascii") as file:
+        os.chmod(other_key, 0o600)
+        file.write("00" * 32 + "\n")
+    pair.side(host).kill()
+    for what, words in (("key", ["--key", other_key]), ("memory", ["-m", "96M"])):
+        side = pair.start(host, "backup", instead=words)
+        time.sleep(3)
+        world.check()
+        if (role := pair.side(pair.live).role()) != "solo":
+            raise Failure(f"the live side is {role} beside a stranger with another {what}")
+        if side.child.poll() is None:
+            side.kill()
+        said[what] = side.message()
+    report = Report()
+    report.join(world)
+    emitters(world, before, 0)
+    return {"said": said, **report.result(world)}
 
 
 def poweroff(world, _count):

@@ -63,6 +63,12 @@ class Side:
                 parts.append(file.read().decode("utf-8", "replace").replace("\r", ""))
         return f"--- {self.messages}:\n" + "\n--- console:\n".join(parts)
 
+    def message(self):
+        """The last line that it said to its user."""
+        with open(self.messages, encoding="utf-8", errors="replace") as file:
+            lines = file.read().strip().splitlines()[1:]
+        return lines[-1] if lines else ""
+
     def printed(self, pattern, timeout):
         """Waits until pattern stands on the console; returns the match."""
         deadline = time.monotonic() + timeout
@@ -158,9 +164,13 @@ class Pair:
         machine = [*self.images[host.name], "-m", self.guest.memory, "--serial", "stdio"]
         return [self.context.ftemu, "boot", *machine, "--net", self.net(host), *pair, *more]
 
-    def start(self, host, role, more=()):
-        """Starts a side on host: role primary, backup, or None for a machine without a pair."""
-        side = Side(self.context, host, self._argv(host, role, list(more)))
+    def start(self, host, role, more=(), instead=()):
+        """Starts a side on host: role primary, backup, or None for a machine without a pair. more:
+        further words; instead: a flag and its value for the usual one."""
+        argv = self._argv(host, role, list(more))
+        if instead:
+            argv[argv.index(instead[0]) + 1] = instead[1]
+        side = Side(self.context, host, argv)
         self.sides[host.name] = side
         return side
 
@@ -211,6 +221,7 @@ class Pair:
     def kill_live(self):
         """SIGKILL for the live side; the other one takes over. Returns the moment."""
         moment = self.side(self.live).kill()
+        time.sleep(0.2)  # asking costs processor time that the one who takes over needs
         self.taken_over()
         return moment
 

@@ -13,7 +13,7 @@ from guests import GUESTS
 from sides import Failure, Here, Pair
 
 MAC = bytes.fromhex("525400123456")
-ARBITER_PORT = 7080
+ARBITER_PORT = 4810
 
 
 def free_port():
@@ -138,12 +138,23 @@ class TapWorld(World):
         listen = f"{self.witness.address}:{ARBITER_PORT}"
         argv = [self.context.ftemu, "witness", "--listen", listen, "--state", state]
         process = self.helper(self.witness.argv(argv), "witness")
-        time.sleep(0.5)
-        if process.poll() is None:
-            return f"witness://{listen}"
+        if self._listening(process):
+            return f"witness:{listen}"
         folder = os.path.join(self.context.work, "arbiter")
         os.makedirs(folder, exist_ok=True)
         return f"dir:{folder}"
+
+    def _listening(self, process):
+        """Waits until the witness answers; False if it has ended."""
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                address = (self.witness.address, ARBITER_PORT)
+                socket.create_connection(address, timeout=1).close()
+                return True
+            except OSError:
+                time.sleep(0.05)
+        return False
 
     def place(self, port):
         """The guest has its own address on the LAN."""

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Does what docs/two-laptops.md says, on computers that are network namespaces.
+
+  tests/failover/walkthrough.py target/release/ftemu                 with the counter guest
+  tests/failover/walkthrough.py target/release/ftemu --guest debian
+
+A block of commands in the document is run when a comment before it says where, as in
+`<!-- run: a -->`. Words after the host: `stays` (the command goes on; it is named by its first
+words after `ftemu`), `ends` (the command of that kind on that host must end with status 0), `says
+TEXT` (until that text appears), `as CODE` (a `says` whose match replaces CODE in later blocks),
+`guest debian` (only with that guest). The hosts a, b, w and c (any other computer of the LAN) have
+the addresses that the document uses, a directory each, and a copy of the image as disk.img. Exit
+status 1 at the first step that fails, 77 when this computer cannot make namespaces.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import hosts
+from guests import GUESTS
+from run import Context, keep, limit, place_to_work
+from sides import Failure
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+DOCUMENT = os.path.join(HERE, "..", "..", "docs", "two-laptops.md")
+STEP = re.compile(r"<!-- run: (\w)(.*?) -->\n+```\w*\n(.*?)```", re.S)
+ADDRESSES = {"a": "192.168.1.11", "b": "192.168.1.12", "w": "192.168.1.13"}
+SECONDS = 300
+
+
+class Walk:
+    """The computers, and what runs on them."""
+
+    def __init__(self, context, guest):
+        self.context, self.guest = context, GUESTS[guest](context)
+        lan = hosts.Lan("192.168.1.2/24")
+        self.hosts = {name: lan.host(name, address) for name, address in ADDRESSES.items()}
+        self.running, self.found, self.count = {}, {}, 0
+        for name in (*ADDRESSES, "c"):
+            self.folder(name)
+
+    def folder(self, name):
+        """A host's directory, with the image in it."""
+        path = os.path.join(self.context.work, name)
+        if not os.path.isdir(path):
+            os.makedirs(path)
+            if name in "ab":
+                shutil.move(self.guest.image(name)[0], os.path.join(path, "disk.img"))
+        return path
+
+    def step(self, host, words, command):
+        """Runs one block."""
+        for code, text in self.found.items():
+            command = command.replace(code, text)
+        self.count += 1
+        said = os.path.join(self.context.work, f"{self.count:02}-{host}.said")
+        path = os.path.dirname(self.context.ftemu) + ":" + os.environ["PATH"]
+        argv = ["bash", "-ec", command.replace("$ ", "")]
+        with open(said, "wb") as output:
+            child = subprocess.Popen(
+                self.hosts[host].argv(argv) if host in self.hosts else argv,
+                cwd=self.folder(host),
+                env={**os.environ, "PATH": path, "HOME": self.folder(host), "TERM": "dumb"},
+                stdin=subprocess.PIPE if "stays" in words else subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        kind = re.search(r"ftemu (\w+)", command)
+        if "stays" in words:
+            self.running[host, kind[1]] = child
+        self.wait(child, said, words)
+
+    def wait(self, child, said, words):
+        """Waits for what the step should say, or for its end."""
+        wanted = re.search(r"says (.+?)(?: as (\w+))?$", words)
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            with open(said, encoding="utf-8", errors="replace") as file:
+                text = file.read()
+            match = re.search(wanted[1], text) if wanted else None
+            if match and wanted[2]:
+                self.found[wanted[2]] = match[match.lastindex or 0]
+            ended = child.poll()
+            if ended not in (None, 0):
+                raise Failure(f"status {ended}: {text[-1500:]}")
+            if ("stays" in words or ended == 0) and (match or not wanted):
+                return
+            if ended == 0:
+                break
+            time.sleep(0.05)
+        raise Failure(f"it said: {text[-1500:]}")
+
+    def ended(self, host, kind):
+        """The command of that kind on that host ends with status 0."""
+        status = self.running.pop((host, kind)).wait(SECONDS)
+        if status != 0:
+            raise Failure(f"ftemu {kind} on {host} ended with {status}")
+
+    def killed(self, host, kind):
+        """The command of that kind on that host dies."""
+        child = self.running.pop((host, kind))
+        child.kill()
+        child.wait()
+
+    def end(self):
+        """Kills what is left."""
+        for child in self.running.values():
+            child.kill()
+            child.wait()
+
+
+def walk(context, guest):
+    """Every step of the document in order."""
+    with open(DOCUMENT, encoding="utf-8") as file:
+        steps = STEP.findall(file.read())
+    if len(steps) < 8:
+        raise Failure(f"only {len(steps)} steps in the document")
+    journey = Walk(context, guest)
+    try:
+        for host, words, command in steps:
+            if (only := re.search(r"guest (\w+)", words)) and only[1] != guest:
+                continue
+            begin = time.monotonic()
+            shown = command.strip().splitlines()[0]
+            try:
+                if dies := re.search(r"dies (\w+)", words):
+                    journey.killed(host, dies[1])
+                else:
+                    journey.step(host, words.strip(), command)
+                if ends := re.findall(r"ends (\w) (\w+)", words):
+                    for other, kind in ends:
+                        journey.ended(other, kind)
+            except (Failure, subprocess.TimeoutExpired) as failure:
+                raise Failure(f"on {host}, {shown!r}: {failure}") from None
+            print(f"{host} ok ({time.monotonic() - begin:.1f} s): {shown}", flush=True)
+    finally:
+        journey.end()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ftemu", help="path of ftemu")
+    parser.add_argument("--guest", choices=GUESTS, default="counter")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds for all of it")
+    given = parser.parse_args()
+    if "FTEMU_SECLUDED" not in os.environ and (why := hosts.why_not()):
+        print(f"left out: no namespaces with TAP devices here: {why}")
+        return 77
+    hosts.seclude()
+    limit(given.limit)
+    work = place_to_work()
+    try:
+        walk(Context(given.ftemu, work), given.guest)
+    except Failure as failure:
+        print(f"FAILED {failure}\nwhat was said is in {work}")
+        keep(work)
+        return 1
+    shutil.rmtree(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
