@@ -55,6 +55,8 @@ pub(super) struct Link {
     writer: FrameWriter,
     /// Instant of the last entry.
     last: Instant,
+    /// Instructions that the machine is known to have retired.
+    stands: u64,
     /// Since when the frame that is being made waits.
     waiting: Option<HostNs>,
     acknowledged: u64,
@@ -74,8 +76,9 @@ impl Live {
         released: OutputNo,
     ) -> Self {
         let emit_from = if context.has(Planted::NothingEmittedAgain) { made } else { released };
-        context.act(Action::GoLive { epoch: context.epoch, emit_from });
+        // First the record: a replica that dies right after this can start again from its own disk.
         remember(context);
+        context.act(Action::GoLive { epoch: context.epoch, emit_from });
         let gate = Gate::new(made, made);
         Self { gate, seq, partner: Partner::None, pace: Pace::Full, ended: false }
     }
@@ -180,6 +183,7 @@ impl Live {
     fn ran(&mut self, context: &mut Context, at: Instant, idle: bool) -> Turn {
         if let Partner::Backup(link) = &mut self.partner {
             link.lag.passed(at.icount, context.now);
+            link.stands = at.icount;
             let due = context.now.0 >= link.flushed().0.saturating_add(context.config.flush);
             if idle || due {
                 if at.icount > link.last.icount {
@@ -318,6 +322,7 @@ impl Live {
             joined: false,
             writer: FrameWriter::new(commit.base()),
             last: at,
+            stands: at.icount,
             waiting: None,
             acknowledged: self.seq,
             heard,
@@ -527,6 +532,11 @@ impl Link {
 
     /// Sends the entries that wait, or that there are none.
     fn say(&mut self, context: &mut Context, gate: &Gate) {
+        // A machine that was stopped because the backup is behind must not keep from it how far to go.
+        if self.stands > self.last.icount {
+            let at = Instant { icount: self.stands, halted_ns: None };
+            self.push(context, at, &Body::Progress);
+        }
         self.waiting = None;
         self.said = context.now;
         let frame = self.writer.take().unwrap_or_default();
