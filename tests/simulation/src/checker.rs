@@ -62,12 +62,20 @@ pub struct Emitter {
     pub life: u64,
 }
 
+/// A replica that went live.
+#[derive(Clone, Copy, Debug)]
+struct Reign {
+    replica: ReplicaId,
+    since: u64,
+    life: u64,
+    /// Outputs that its machine had made before.
+    made: u64,
+}
+
 /// All outputs of one boot of the machine that ever left.
 #[derive(Clone, Debug, Default)]
 struct History {
     outputs: Vec<Output>,
-    /// Who let the last new one leave.
-    last: Option<(Epoch, ReplicaId)>,
 }
 
 /// A client's side of the history.
@@ -84,7 +92,7 @@ struct Ledger {
 pub struct Checker {
     violation: Option<String>,
     histories: BTreeMap<u64, History>,
-    live: BTreeMap<Epoch, (ReplicaId, u64)>,
+    live: BTreeMap<Epoch, Reign>,
     /// Entries by boot, epoch and number, as first seen on the wire or executed.
     log: BTreeMap<(u64, Epoch, u64), Entry>,
     told_end: BTreeSet<u128>,
@@ -112,8 +120,14 @@ impl Checker {
         }
     }
 
-    /// A replica goes live at `now`.
-    pub fn goes_live(&mut self, who: &Emitter, now: u64, owner: Option<(Epoch, ReplicaId)>) {
+    /// A replica goes live at `now`, with a machine that has `made` so many outputs.
+    pub fn goes_live(
+        &mut self,
+        who: &Emitter,
+        made: u64,
+        now: u64,
+        owner: Option<(Epoch, ReplicaId)>,
+    ) {
         self.counts.live += 1;
         let told = self.told_end.contains(&who.replica.0);
         self.holds(!told, || format!("{who:?} goes live after it was told that the guest ended"));
@@ -124,17 +138,14 @@ impl Checker {
         self.holds(owner.is_some_and(|(e, by)| e.next() == who.epoch && by == who.replica), || {
             format!("{who:?} goes live, but the arbiter says {owner:?}")
         });
-        self.live.insert(who.epoch, (who.replica, now));
+        let Emitter { replica, epoch, life } = *who;
+        self.live.insert(epoch, Reign { replica, since: now, life, made });
     }
 
     /// A replica lets an output leave, which its machine made at `made_at`.
     pub fn emits(&mut self, who: &Emitter, output: &Output, made_at: u64) {
-        let later = self.live.range(who.epoch.next()..).next();
-        if let Some((epoch, (other, since))) = later
-            && *since < made_at
-        {
-            let what = format!("{who:?} emits what it made after {other:?} went live in {epoch:?}");
-            return self.violated(what);
+        if let Some(problem) = self.superseded(who, output, made_at) {
+            return self.violated(problem);
         }
         let history = self.histories.entry(who.life).or_default();
         let next = history.outputs.len() as u64;
@@ -154,14 +165,20 @@ impl Checker {
             return self.violated(problem);
         }
         let before = history.outputs.last().map_or(0, |last| last.ns);
-        let (me, last) = ((who.epoch, who.replica), history.last);
         history.outputs.push(*output);
-        history.last = Some(me);
         self.counts.outputs += 1;
         self.holds(output.ns >= before, || format!("guest time goes back: {before}, {output:?}"));
-        self.holds(last.is_none_or(|last| last == me || last.0 < me.0), || {
-            format!("two emitters: {me:?} goes on after {last:?}")
-        });
+    }
+
+    /// Why a replica that is not the latest must not emit: it may be late, with what the next has inherited.
+    fn superseded(&self, who: &Emitter, output: &Output, made_at: u64) -> Option<String> {
+        let (epoch, next) = self.live.range(who.epoch.next()..).next()?;
+        let reign = format!("{who:?}, {output:?}; {:?} is live in {epoch:?}", next.replica);
+        if next.since < made_at {
+            return Some(format!("two live machines: {reign}"));
+        }
+        let inherited = next.life != who.life || output.number < next.made;
+        (!inherited).then(|| format!("two emitters: {reign} from output {}", next.made))
     }
 
     /// Whether all outputs of a boot below `number` have left.
@@ -233,10 +250,10 @@ mod tests {
     fn the_history_is_one() {
         let (one, two) = (emitter(1, 1), emitter(2, 2));
         let mut good = Checker::default();
-        good.goes_live(&one, 5, Some((Epoch(0), one.replica)));
+        good.goes_live(&one, 0, 5, Some((Epoch(0), one.replica)));
         good.emits(&one, &output(0, 7), 6);
         good.emits(&one, &output(1, 8), 7);
-        good.goes_live(&two, 10, Some((Epoch(1), two.replica)));
+        good.goes_live(&two, 2, 10, Some((Epoch(1), two.replica)));
         good.emits(&two, &output(1, 8), 9);
         good.emits(&two, &output(2, 9), 11);
         good.emits(&one, &output(1, 8), 8);
@@ -244,7 +261,7 @@ mod tests {
         let bad: [(Emitter, Output, u64, &str); 5] = [
             (two, output(2, 1), 12, "forks"),
             (two, output(4, 1), 12, "gap"),
-            (one, output(1, 8), 12, "after"),
+            (one, output(1, 8), 12, "two live"),
             (one, output(3, 8), 9, "two emitters"),
             (two, Output { ns: 1, ..output(3, 1) }, 12, "goes back"),
         ];
@@ -260,8 +277,8 @@ mod tests {
     fn epochs_and_increments_are_unique() {
         let (one, two) = (emitter(1, 1), emitter(2, 1));
         let mut checker = Checker::default();
-        checker.goes_live(&one, 5, Some((Epoch(0), one.replica)));
-        checker.goes_live(&two, 6, Some((Epoch(0), two.replica)));
+        checker.goes_live(&one, 0, 5, Some((Epoch(0), one.replica)));
+        checker.goes_live(&two, 0, 6, Some((Epoch(0), two.replica)));
         assert!(checker.violation().is_some());
         let mut good = Checker::default();
         good.asks(0, 1);

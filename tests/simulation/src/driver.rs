@@ -65,6 +65,12 @@ impl World {
             Todo::Inject(bytes) => self.inject(node, &bytes),
             Todo::Disk { id, ok } => self.write_ends(node, id, ok),
             Todo::Transfer => self.send_state(node),
+            Todo::BreakTransfer => {
+                let process = self.nodes[node].process.as_mut();
+                if process.is_some_and(|process| process.outgoing.take().is_some()) {
+                    self.tell(node, Event::TransferFailed("a disk error".into()));
+                }
+            }
         }
     }
 
@@ -83,6 +89,9 @@ impl World {
             Event::Received(_, Message::Bye(Bye::Ended)) if process.following => {
                 let me = process.me;
                 self.checker.told_that_it_ended(me);
+            }
+            Event::CutOver { .. } => {
+                process.cut = process.machine.as_ref().map(|machine| machine.made());
             }
             _ => {}
         }
@@ -128,6 +137,10 @@ impl World {
             Action::AbortTransfer => {
                 process.outgoing = None;
                 process.incoming = Incoming::default();
+                // What was about to be told of it is void.
+                let void =
+                    |event: &Event| matches!(event, Event::Transfer(_) | Event::CutOver { .. });
+                process.agenda.retain(|todo| !matches!(todo, Todo::Tell(event) if void(event)));
             }
             Action::Install(bytes) => self.install(node, &bytes),
             Action::Adopt(commit) => self.adopt(node, &commit),
@@ -200,6 +213,10 @@ impl World {
             let Some((made_at, output)) = process.held.pop_front() else { return };
             let epoch = process.live.unwrap_or_default();
             let who = Emitter { replica: process.me, epoch, life: machine.life };
+            if process.cut.is_some_and(|cut| cut <= output.number) {
+                let what = format!("{who:?} emits {output:?}, and the backup has no machine yet");
+                return self.checker.violated(what);
+            }
             self.checker.emits(&who, &output, made_at);
             if let Some(reply) = output.reply {
                 self.answer(reply);
@@ -241,9 +258,9 @@ impl World {
         process.pace = Pace::Full;
         process.last_step = now;
         process.end_told = machine.is_ended() && !takes_over;
-        let pending = machine.writing().to_vec();
+        let (pending, made) = (machine.writing().to_vec(), machine.made());
         self.checker.counts.takeovers += u64::from(takes_over);
-        self.checker.goes_live(&who, now, owner);
+        self.checker.goes_live(&who, made, now, owner);
         if takes_over {
             if !self.has(DriverMistake::WritesNotReissued) {
                 for write in pending {
@@ -273,15 +290,16 @@ impl World {
         match notice {
             Notice::Protected if process.live.is_some() => {
                 process.protected = true;
+                process.cut = None;
                 self.checker.counts.joined += 1;
             }
-            Notice::BackupLost(_) => process.protected = false,
+            Notice::BackupLost(_) => (process.protected, process.cut) = (false, None),
             // The new epoch is one in which it is live.
             Notice::Alone(epoch) => {
                 process.live = Some(*epoch);
-                let (me, life) = (process.me, process.machine.as_ref().map(|m| m.life));
-                let who = Emitter { replica: me, epoch: *epoch, life: life.unwrap_or(0) };
-                self.checker.goes_live(&who, self.now, self.arbiter.latest());
+                let Some(machine) = &process.machine else { return };
+                let who = Emitter { replica: process.me, epoch: *epoch, life: machine.life };
+                self.checker.goes_live(&who, machine.made(), self.now, self.arbiter.latest());
             }
             _ => {}
         }
@@ -435,14 +453,14 @@ impl World {
         if let Some(process) = self.nodes[node].process.as_mut() {
             become_backup(process, machine, commit, now);
         }
-        self.to_do(node, Todo::Tell(Event::Adopted));
-        self.step_soon(node, MS);
+        // To compare the digest takes its time.
+        let wait = self.rng.pick(&[MS / 5, 10 * MS, 150 * MS]);
+        self.after(wait, Due::Adopted(node, self.nodes[node].incarnation));
     }
 }
 
 fn become_backup(process: &mut Process, machine: Machine, commit: &Commit, now: u64) {
     process.machine = Some(machine);
-    process.following = true;
     process.followed = commit.epoch;
     process.executed = commit.seq;
     process.last_step = now;

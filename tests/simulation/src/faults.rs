@@ -74,15 +74,7 @@ impl World {
             Fault::Slow => self.nodes[node].slow_until = self.now + long,
             Fault::Promote => self.user(node, Event::Promote),
             Fault::Detach => self.user(node, Event::Detach),
-            Fault::TransferBreaks => {
-                let process = self.nodes[node].process.as_mut();
-                if let Some(process) = process
-                    && process.outgoing.take().is_some()
-                {
-                    let event = Event::TransferFailed("a disk error".into());
-                    self.to_do(node, Todo::Tell(event));
-                }
-            }
+            Fault::TransferBreaks => self.to_do(node, Todo::BreakTransfer),
         }
     }
 

@@ -425,9 +425,8 @@ impl Machine {
     fn output(&mut self, reply: Option<(u8, u64, u64)>) {
         let memory = self.ram[(self.accumulator % PAGES as u64) as usize];
         let seen = memory.iter().fold(self.accumulator, |hash, word| mix(hash ^ word));
-        let said = reply.map_or(0, |(client, request, value)| {
-            mix(request ^ u64::from(client) << 56) ^ value
-        });
+        let said = reply
+            .map_or(0, |(client, request, value)| mix(request ^ u64::from(client) << 56) ^ value);
         self.chain = mix(self.chain ^ seen ^ said ^ self.ns());
         let output = Output { number: self.made, ns: self.ns(), chain: self.chain, reply };
         self.made += 1;

@@ -62,7 +62,10 @@ fn run(wanted: &Wanted) -> bool {
             }
         }
     }
-    println!("{total} seeds in {:.1} s: {failed} failed; {counts:?}", began.elapsed().as_secs_f64());
+    println!(
+        "{total} seeds in {:.1} s: {failed} failed; {counts:?}",
+        began.elapsed().as_secs_f64()
+    );
     failed == 0
 }
 

@@ -53,6 +53,8 @@ pub enum Todo {
     },
     /// Send the next piece of the state.
     Transfer,
+    /// The state cannot be read any more.
+    BreakTransfer,
 }
 
 /// A state transfer on its way out.
@@ -114,6 +116,8 @@ pub struct Process {
     pub end_told: bool,
     /// A protected pair, as the replica has said.
     pub protected: bool,
+    /// A backup is about to join, and has no machine yet: outputs made before that.
+    pub cut: Option<u64>,
     /// Outgoing state.
     pub outgoing: Option<Outgoing>,
     /// Incoming state.
@@ -152,6 +156,7 @@ impl Process {
             digest_at: 500,
             end_told: false,
             protected: false,
+            cut: None,
             outgoing: None,
             incoming: Incoming::default(),
             timer: 0,

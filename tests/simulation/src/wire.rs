@@ -100,8 +100,7 @@ impl World {
         if held.iter().any(other) && !again {
             return;
         }
-        let ends =
-            ends.map(|node| End { node, incarnation: self.nodes[node].incarnation });
+        let ends = ends.map(|node| End { node, incarnation: self.nodes[node].incarnation });
         let there = self.now + self.delay();
         let back = there + self.delay();
         let conn = self.net.connect(ends, [back, there]);

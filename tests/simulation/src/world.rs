@@ -35,6 +35,8 @@ pub enum Due {
     Step(usize, u64),
     /// A write ends.
     Disk(usize, u64, u64, bool),
+    /// A backup's machine is there.
+    Adopted(usize, u64),
     /// A piece of a state transfer.
     Transfer(usize, u64, u64),
     /// A claim arrives at the arbiter.
@@ -126,7 +128,7 @@ impl World {
         world.arbiter.yes_to_all = world.has(DriverMistake::ArbiterYesToAll);
         for node in 0..NODES {
             world.nodes[node].clock = world.rng.below(1000 * MS);
-            world.nodes[node].speed = world.rng.range(60, 400);
+            world.nodes[node].speed = world.rng.pick(&[3, 8, 30, 400]);
             let first = if node == 0 { 0 } else { world.rng.below(300 * MS) };
             world.after(first, Due::Start(node));
             for other in node + 1..NODES {
@@ -182,7 +184,8 @@ impl World {
     /// Lets time pass until `until`, or to a violation.
     pub fn run_until(&mut self, until: u64) {
         while self.checker.violation().is_none() {
-            let Some(first) = self.queue.first_entry().filter(|first| first.key().0 <= until) else {
+            let Some(first) = self.queue.first_entry().filter(|first| first.key().0 <= until)
+            else {
                 break;
             };
             let ((at, _), due) = first.remove_entry();
@@ -206,6 +209,15 @@ impl World {
             Due::Step(node, incarnation) => {
                 if self.process(node, incarnation).is_some() {
                     self.to_do(node, Todo::Step);
+                }
+            }
+            Due::Adopted(node, incarnation) => {
+                let (now, process) = (self.now, self.process(node, incarnation));
+                if let Some(process) = process {
+                    process.following = true;
+                    process.last_step = now;
+                    self.to_do(node, Todo::Tell(Event::Adopted));
+                    self.step_soon(node, MS);
                 }
             }
             Due::Disk(node, incarnation, id, ok) => {
@@ -276,9 +288,9 @@ impl World {
     ) {
         let strict = self.rng.one_in(2);
         let Some(process) = self.named(node, by) else { return };
-        let open = process.question.filter(|(asked, open)| {
-            *asked == epoch && (*open == number || !strict)
-        });
+        let open = process
+            .question
+            .filter(|(asked, open)| *asked == epoch && (*open == number || !strict));
         if open.is_some() {
             process.question = None;
             self.to_do(node, Todo::Tell(Event::Verdict { epoch, verdict }));
