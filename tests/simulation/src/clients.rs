@@ -18,7 +18,7 @@ pub struct Client {
 }
 
 impl World {
-    fn to_machine(&mut self, input: &Input) {
+    fn send_frame(&mut self, input: &Input) {
         if !self.rng.millionths(self.weather.client_loss) {
             let wait = MS / 5 + self.rng.below(3 * MS);
             self.after(wait, Due::Frame(input.encode()));
@@ -34,7 +34,7 @@ impl World {
             self.checker.asks(number as u8, self.clients[number].request);
         }
         let request = self.clients[number].request;
-        self.to_machine(&Input::Request { client: number as u8, request });
+        self.send_frame(&Input::Request { client: number as u8, request });
         let wait = self.rng.range(60, 300) * MS;
         self.after(wait, Due::Client(number));
     }

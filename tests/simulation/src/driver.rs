@@ -17,7 +17,7 @@ use ft::types::{Conn, Epoch, OutputNo};
 
 impl World {
     /// Adds something to a process's agenda, and lets it work.
-    pub(crate) fn to_do(&mut self, node: usize, todo: Todo) {
+    pub(crate) fn enqueue(&mut self, node: usize, todo: Todo) {
         if let Some(process) = self.nodes[node].process.as_mut() {
             process.agenda.push_back(todo);
             self.work(node);
@@ -192,7 +192,7 @@ impl World {
         let (me, fresh) = (process.me, process.live.is_none() && !process.following);
         if self.has(DriverMistake::StartsUnasked) && fresh {
             let event = Event::Verdict { epoch, verdict: Verdict::Won };
-            return self.to_do(node, Todo::Tell(event));
+            return self.enqueue(node, Todo::Tell(event));
         }
         if let Some(process) = self.nodes[node].process.as_mut() {
             process.question = Some((epoch, number));

@@ -74,14 +74,14 @@ impl World {
             Fault::Slow => self.nodes[node].slow_until = self.now + long,
             Fault::Promote => self.user(node, Event::Promote),
             Fault::Detach => self.user(node, Event::Detach),
-            Fault::TransferBreaks => self.to_do(node, Todo::BreakTransfer),
+            Fault::TransferBreaks => self.enqueue(node, Todo::BreakTransfer),
         }
     }
 
     /// The user tells a replica something.
     pub fn user(&mut self, node: usize, event: Event) {
         if self.nodes[node].process.is_some() {
-            self.to_do(node, Todo::Tell(event));
+            self.enqueue(node, Todo::Tell(event));
         }
     }
 

@@ -97,6 +97,10 @@ enum Job {
     PowerOff,
 }
 
+/// The machine is past the instant that it should run to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past;
+
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -309,20 +313,20 @@ impl Machine {
     ///
     /// # Errors
     /// The machine cannot stand at `at` any more.
-    pub fn follow(&mut self, at: Instant, loose: bool, budget: &mut u64) -> Result<bool, ()> {
+    pub fn follow(&mut self, at: Instant, loose: bool, budget: &mut u64) -> Result<bool, Past> {
         loop {
             let here = self.instant();
             if here == at || loose && here.icount == at.icount {
                 return Ok(true);
             }
             if here.icount > at.icount || self.ended {
-                return Err(());
+                return Err(Past);
             }
             if here.icount == at.icount {
                 match (here.halted_ns, at.halted_ns) {
                     (Some(ns), Some(until)) if ns < until => self.idle(until),
                     (Some(_), None) => self.idle(u64::MAX),
-                    _ => return Err(()),
+                    _ => return Err(Past),
                 }
                 continue;
             }
@@ -382,7 +386,7 @@ impl Machine {
 
     fn finish(&mut self, job: Job) {
         match job {
-            Job::Tick if self.accumulator % 3 != 0 => self.output(None),
+            Job::Tick if !self.accumulator.is_multiple_of(3) => self.output(None),
             Job::Tick => {}
             Job::Request { client, request } => self.increment(client, request),
             Job::DiskDone { id, ok } => {

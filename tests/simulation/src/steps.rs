@@ -209,7 +209,7 @@ impl World {
         let Some(machine) = process.machine.as_mut() else { return Ok(false) };
         // Progress says how many instructions there were; time while halted is no matter of it.
         let loose = entry.body == Body::Progress && entry.at.halted_ns.is_none();
-        let there = machine.follow(entry.at, loose, budget).map_err(|()| past())?;
+        let there = machine.follow(entry.at, loose, budget).map_err(|_| past())?;
         if there {
             match &entry.body {
                 Body::Input(bytes) => {

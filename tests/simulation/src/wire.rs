@@ -71,7 +71,7 @@ impl World {
                 },
                 Item::Down | Item::Broken => Event::Disconnected(name),
             };
-            self.to_do(node, Todo::Tell(event));
+            self.enqueue(node, Todo::Tell(event));
         }
     }
 

@@ -203,12 +203,12 @@ impl World {
             Due::Timer(node, incarnation, generation) => {
                 let process = self.process(node, incarnation);
                 if process.is_some_and(|process| process.timer == generation) {
-                    self.to_do(node, Todo::Tell(Event::Timer));
+                    self.enqueue(node, Todo::Tell(Event::Timer));
                 }
             }
             Due::Step(node, incarnation) => {
                 if self.process(node, incarnation).is_some() {
-                    self.to_do(node, Todo::Step);
+                    self.enqueue(node, Todo::Step);
                 }
             }
             Due::Adopted(node, incarnation) => {
@@ -216,20 +216,20 @@ impl World {
                 if let Some(process) = process {
                     process.following = true;
                     process.last_step = now;
-                    self.to_do(node, Todo::Tell(Event::Adopted));
+                    self.enqueue(node, Todo::Tell(Event::Adopted));
                     self.step_soon(node, MS);
                 }
             }
             Due::Disk(node, incarnation, id, ok) => {
                 if self.process(node, incarnation).is_some() {
-                    self.to_do(node, Todo::Disk { id, ok });
+                    self.enqueue(node, Todo::Disk { id, ok });
                 }
             }
             Due::Transfer(node, incarnation, number) => {
                 let process = self.process(node, incarnation);
                 let current = process.and_then(|process| process.outgoing.as_ref());
                 if current.is_some_and(|outgoing| outgoing.number == number) {
-                    self.to_do(node, Todo::Transfer);
+                    self.enqueue(node, Todo::Transfer);
                 }
             }
             Due::Claim(node, by, epoch, number) => self.claim_arrives(node, by, epoch, number),
@@ -242,7 +242,7 @@ impl World {
                 {
                     process.question = None;
                     let event = Event::Verdict { epoch, verdict: Verdict::Unreachable };
-                    self.to_do(node, Todo::Tell(event));
+                    self.enqueue(node, Todo::Tell(event));
                 }
             }
             Due::Resume(node) => self.resume(node),
@@ -293,7 +293,7 @@ impl World {
             .filter(|(asked, open)| *asked == epoch && (*open == number || !strict));
         if open.is_some() {
             process.question = None;
-            self.to_do(node, Todo::Tell(Event::Verdict { epoch, verdict }));
+            self.enqueue(node, Todo::Tell(Event::Verdict { epoch, verdict }));
         }
     }
 
