@@ -1,0 +1,353 @@
+//! A running machine is transferred while it computes, writes memory and uses its disk: at cut-over both sides are the
+//! same, whatever the slices, and stay so.
+
+use backends::disk::blocks::{BLOCK, BLOCK_SECTORS};
+use backends::disk::memory::MemoryDisk;
+use backends::disk::overlay::Overlay;
+use backends::disk::raw::{Access, RawDisk};
+use backends::disk::sync::{SyncRequest, Synced};
+use backends::disk::worker::{Completion, DiskWorker, perform};
+use backends::disk::{Disk, SECTOR};
+use backends::wake::{Bell, Post, mailbox};
+use devices::board::BoardConfig;
+use devices::io::{DiskOperation, Input, Output};
+use devices::time::{Icount, VirtualNs};
+use drivers::slices::Slices;
+use drivers::transfer::payload::{Header, decode};
+use drivers::transfer::sink::Sink;
+use drivers::transfer::source::Source;
+use emulator::fingerprint::first_difference;
+use emulator::machine::{Config, Machine, Stop};
+use ft::join::{Decision, Limits};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::Receiver;
+
+/// Sectors of the guest's disk: 64 blocks and a bit.
+const SECTORS: u64 = 64 * BLOCK_SECTORS + 24;
+
+/// A boot sector:
+///
+/// ```text
+/// again:  inc bp; fill the page 10000h + (bp * 5 & 3Fh) * 1000h with bp; add bp to [700h]
+///         every fourth time: write 8 sectors of it at bp * 77 & 1FF8h by int 13h, read 8 others at that ^ 0AA8h to
+///         50000h, add their first word to [702h], inc [704h]
+///         jmp again
+/// fail:   out 0F4h,77h
+/// ```
+const GUEST: &str = "
+31c08ed88ed0bc007c31ed4589e86bc00583e03fc1e0080500108ec031ff89e8b90008f3ab010600
+07f7c5030075dcc70600061000c70602060800c706040600008c06060689e86bc04d25f81fa30806
+c7060a060000c7060c060000c7060e060000be0006b280b80043cd13722b81360806a80ac7060606
+0050be0006b280b442cd137214b800508ec026a1000001060207ff060407e972ffb077e6f4f4";
+
+fn image(seed: u64) -> Vec<u8> {
+    let digits: Vec<u8> = GUEST.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let text = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("hex"), 16);
+    let code: Vec<u8> = digits.chunks(2).map(|pair| text(pair).expect("hex")).collect();
+    let mut bytes = vec![0; SECTORS as usize * SECTOR];
+    // Some blocks are zero, the others are not.
+    let mut numbers = Slices::new(seed);
+    for block in bytes.chunks_mut(BLOCK) {
+        if !numbers.number().is_multiple_of(3) {
+            block.iter_mut().step_by(61).for_each(|byte| *byte = numbers.number() as u8);
+        }
+    }
+    bytes[..512].fill(0);
+    bytes[..code.len()].copy_from_slice(&code);
+    bytes[510..512].copy_from_slice(&[0x55, 0xAA]);
+    bytes
+}
+
+fn config() -> Config {
+    let board = BoardConfig { disks: [Some(SECTORS), None, None, None], nics: vec![], uarts: 1 };
+    Config { ram_bytes: 8 << 20, board, direct_boot: None }
+}
+
+/// The live side: machine, disk, and what waits for the disk.
+struct Live {
+    machine: Machine,
+    worker: DiskWorker,
+    answers: Receiver<Completion>,
+    pending: BTreeMap<u64, DiskOperation>,
+}
+
+impl Live {
+    fn new(disk: Box<dyn Disk>) -> Self {
+        let (post, answers) = mailbox(64, Bell::new().waker());
+        let worker = DiskWorker::spawn(0, disk, post).expect("thread");
+        let machine = Machine::new(&config()).expect("a machine");
+        Self { machine, worker, answers, pending: BTreeMap::new() }
+    }
+
+    fn answer(&mut self, answer: Completion) {
+        self.pending.remove(&answer.request).expect("asked for");
+        let Completion { disk, request, result } = answer;
+        self.machine.inject(Input::DiskDone { disk, request, result });
+    }
+
+    /// Runs for about `slice` instructions.
+    fn run(&mut self, slice: u64) {
+        let until = Icount(self.machine.icount().0 + slice);
+        while let Ok(answer) = self.answers.try_recv() {
+            self.answer(answer);
+        }
+        loop {
+            match self.machine.run(until) {
+                Stop::Reached => return,
+                Stop::Output => {
+                    while let Some(output) = self.machine.poll_output() {
+                        if let Output::Disk { request, operation, .. } = output {
+                            self.pending.insert(request, operation.clone());
+                            self.worker.submit(request, operation);
+                        }
+                    }
+                }
+                Stop::Halted(due) => match (self.pending.is_empty(), due) {
+                    (false, _) => {
+                        let answer = self.answers.recv().expect("the worker lives");
+                        self.answer(answer);
+                        return;
+                    }
+                    (true, due) => self.machine.idle_to(due.expect("a timer is on")),
+                },
+                stop => panic!("{stop:?}"),
+            }
+        }
+    }
+}
+
+/// What a joining shall do wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Planted {
+    Nothing,
+    DroppedPages,
+    DroppedBlock,
+}
+
+/// The new side after the joining.
+struct Joined {
+    machine: Machine,
+    worker: DiskWorker,
+    pending: BTreeMap<u64, DiskOperation>,
+    rounds: u32,
+    sent: u64,
+}
+
+/// Carries requests to `worker`.
+fn ask(worker: &DiskWorker, request: Option<(u8, SyncRequest)>, reply: &Post<Synced>) -> bool {
+    match request {
+        Some((disk, request)) => {
+            assert_eq!(disk, 0);
+            worker.synchronize(request, reply);
+            true
+        }
+        None => false,
+    }
+}
+
+/// The joining: a channel that delivers when the dice say so.
+fn join(live: &mut Live, disk: Box<dyn Disk>, dice: &mut Slices, planted: Planted) -> Joined {
+    let (post, _answers) = mailbox(64, Bell::new().waker());
+    let worker = DiskWorker::spawn(0, disk, post).expect("thread");
+    let (source_post, source_mail) = mailbox(64, Bell::new().waker());
+    let (sink_post, sink_mail) = mailbox(1024, Bell::new().waker());
+    let disks = [(0, SECTORS)];
+    let mut source = Source::new(&mut live.machine, &disks, Limits::default());
+    let mut sink = Sink::new(&config(), &disks).expect("a machine");
+    let (mut there, mut back) = (VecDeque::new(), VecDeque::new());
+    let (mut stopped, mut dropped) = (false, false);
+    while !(source.is_complete() && there.is_empty() && sink.is_complete()) {
+        if !stopped {
+            live.run(dice.number() % 40_000);
+            if source.decide(&live.machine) == Decision::CutOver {
+                stopped = true;
+                let extra = format!("{:?}", live.pending.keys());
+                source.cut_over(&mut live.machine, extra.into_bytes());
+            }
+        }
+        for _ in 0..dice.number() % 8 {
+            if let Some(payload) = source.poll(&mut live.machine) {
+                let (header, _) = decode(&payload).expect("its own payload");
+                let drop = match (planted, &header) {
+                    (Planted::DroppedPages, Header::Pages { .. }) => stopped,
+                    (Planted::DroppedBlock, Header::Block { block, .. }) => stopped && *block > 0,
+                    _ => false,
+                };
+                if drop && !std::mem::replace(&mut dropped, true) {
+                    continue;
+                }
+                there.push_back(payload);
+            }
+            ask(&live.worker, source.disk_request(), &source_post);
+        }
+        for synced in source_mail.try_iter() {
+            source.disk_answer(synced).expect("readable");
+        }
+        for _ in 0..dice.number() % 8 {
+            if let Some(payload) = there.pop_front() {
+                let payload: Vec<u8> = payload;
+                sink.install(&payload).expect("fits");
+            }
+            back.extend(sink.poll());
+            if dice.number().is_multiple_of(2)
+                && let Some(payload) = back.pop_front()
+            {
+                let payload: Vec<u8> = payload;
+                source.install(&payload).expect("fits");
+            }
+        }
+        while ask(&worker, sink.disk_request(), &sink_post) {}
+        for synced in sink_mail.try_iter() {
+            sink.disk_answer(synced).expect("writable");
+        }
+    }
+    assert_eq!(dropped, planted != Planted::Nothing, "the bug was there");
+    let progress = source.progress(&live.machine);
+    let (machine, extra) = sink.finish().expect("complete");
+    assert_eq!(extra, format!("{:?}", live.pending.keys()).into_bytes());
+    let pending = live.pending.clone();
+    Joined { machine, worker, pending, rounds: progress.round, sent: progress.sent }
+}
+
+/// Runs a machine on with a disk whose answers come at once.
+fn go_on(machine: &mut Machine, disk: &mut dyn Disk, pending: BTreeMap<u64, DiskOperation>) {
+    let until = Icount(machine.icount().0 + 3_000_000);
+    let mut waiting: VecDeque<(u64, DiskOperation)> = pending.into_iter().collect();
+    loop {
+        while let Some((request, operation)) = waiting.pop_front() {
+            let result = perform(disk, 0, &operation);
+            machine.inject(Input::DiskDone { disk: 0, request, result });
+        }
+        match machine.run(until) {
+            Stop::Reached => return,
+            Stop::Halted(due) => machine.idle_to(due.unwrap_or(VirtualNs(u64::MAX))),
+            Stop::Output => {
+                while let Some(output) = machine.poll_output() {
+                    if let Output::Disk { request, operation, .. } = output {
+                        waiting.push_back((request, operation));
+                    }
+                }
+            }
+            stop => panic!("{stop:?}"),
+        }
+    }
+}
+
+/// A file with this content, and a disk on it.
+fn file_disk(bytes: &[u8]) -> (tempfile::NamedTempFile, RawDisk) {
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    std::fs::write(file.path(), bytes).expect("write");
+    let disk = RawDisk::open(file.path(), Access::ReadWrite).expect("open");
+    (file, disk)
+}
+
+/// A machine that has used its disk, and both images.
+struct Scene {
+    live: Live,
+    here: tempfile::NamedTempFile,
+    there: tempfile::NamedTempFile,
+    other: RawDisk,
+}
+
+fn scene(dice: &mut Slices) -> Scene {
+    let original = image(5);
+    let (here, disk) = file_disk(&original);
+    // The other copy is an older one, with some blocks of its own.
+    let mut old = original;
+    for _ in 0..10 {
+        let at = dice.number() as usize % (old.len() - 600) + 512;
+        old[at] ^= 0x55;
+    }
+    let (there, other) = file_disk(&old);
+    let mut live = Live::new(Box::new(disk));
+    let rounds = |live: &Live| {
+        let mut word = [0; 2];
+        live.machine.core().ram.dma_read(0x704, &mut word);
+        u16::from_le_bytes(word)
+    };
+    while rounds(&live) < 20 {
+        live.run(100_000);
+        assert!(live.machine.icount() < Icount(300_000_000), "the guest never gets anywhere");
+    }
+    Scene { live, here, there, other }
+}
+
+#[test]
+fn a_running_machine_joins_with_its_disk() {
+    for seed in 1..=4 {
+        let mut dice = Slices::new(seed);
+        let Scene { mut live, here, there, other } = scene(&mut dice);
+        let before = live.machine.icount();
+        let mut joined = join(&mut live, Box::new(other), &mut dice, Planted::Nothing);
+        assert!(live.machine.icount() > before, "it went on");
+        assert!(joined.rounds > 0 && joined.sent > 0);
+        assert_eq!(live.machine.digest(), joined.machine.digest(), "seed {seed}");
+        assert_eq!(live.machine.save(), joined.machine.save());
+        live.worker.finish().expect("flush");
+        joined.worker.finish().expect("flush");
+        let bytes = std::fs::read(here.path()).expect("read");
+        assert!(bytes == std::fs::read(there.path()).expect("read"), "disks differ");
+        let (mut one, mut two) = (MemoryDisk::new(bytes.clone()), MemoryDisk::new(bytes));
+        go_on(&mut live.machine, &mut one, live.pending);
+        go_on(&mut joined.machine, &mut two, joined.pending);
+        assert_eq!(live.machine.digest(), joined.machine.digest(), "seed {seed}, later");
+        assert_eq!(live.machine.save(), joined.machine.save());
+    }
+}
+
+#[test]
+fn copies_of_other_kinds_join_too() {
+    let mut dice = Slices::new(77);
+    let Scene { mut live, here, .. } = scene(&mut dice);
+    let empty = Overlay::new(MemoryDisk::new(vec![0; SECTORS as usize * SECTOR])).expect("overlay");
+    let (file, below) = file_disk(&image(6));
+    for disk in [Box::new(empty) as Box<dyn Disk>, Box::new(Overlay::new(below).expect("overlay"))]
+    {
+        let mut joined = join(&mut live, disk, &mut dice, Planted::Nothing);
+        assert_eq!(live.machine.digest(), joined.machine.digest());
+        let (sync_post, sync_mail) = mailbox(256, Bell::new().waker());
+        live.worker.synchronize(SyncRequest::Hash { first: 0, blocks: u64::MAX }, &sync_post);
+        joined.worker.synchronize(SyncRequest::Hash { first: 0, blocks: u64::MAX }, &sync_post);
+        joined.worker.finish().expect("flush");
+        let mut hashes: BTreeMap<u64, Vec<u128>> = BTreeMap::new();
+        let blocks = SECTORS.div_ceil(BLOCK_SECTORS) as usize;
+        while hashes.values().map(Vec::len).sum::<usize>() < 2 * blocks {
+            let answer = sync_mail.recv().expect("an answer").answer;
+            let backends::disk::sync::SyncAnswer::Hashes { first, hashes: some, .. } = answer
+            else {
+                panic!("{answer:?}");
+            };
+            for (n, hash) in (first..).zip(some) {
+                hashes.entry(n).or_default().push(hash);
+            }
+        }
+        assert!(hashes.values().all(|pair| pair[0] == pair[1]), "disks differ");
+    }
+    assert!(std::fs::read(file.path()).expect("read") == image(6), "the image below stays");
+    drop(here);
+}
+
+#[test]
+fn a_dropped_page_is_noticed_and_named() {
+    let mut dice = Slices::new(9);
+    let Scene { mut live, other, .. } = scene(&mut dice);
+    live.machine.keep_history(1);
+    let mut joined = join(&mut live, Box::new(other), &mut dice, Planted::DroppedPages);
+    joined.machine.keep_history(1);
+    assert_ne!(live.machine.digest(), joined.machine.digest());
+    let here = live.machine.state_at(live.machine.icount()).expect("kept");
+    let there = joined.machine.state_at(joined.machine.icount()).expect("kept");
+    let what = first_difference(&here, &there).expect("they differ");
+    assert!(what.starts_with("page 0x"), "{what}");
+}
+
+#[test]
+fn a_dropped_block_is_noticed_when_it_is_read() {
+    let mut dice = Slices::new(10);
+    let Scene { mut live, here, there, other } = scene(&mut dice);
+    let joined = join(&mut live, Box::new(other), &mut dice, Planted::DroppedBlock);
+    live.worker.finish().expect("flush");
+    joined.worker.finish().expect("flush");
+    let read = |file: &tempfile::NamedTempFile| std::fs::read(file.path()).expect("read");
+    assert!(read(&here) != read(&there));
+}
