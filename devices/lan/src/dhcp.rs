@@ -149,7 +149,6 @@ impl Server {
         let gateway = self.subnet.gateway();
         let refused = kind == DhcpMessageType::Nak;
         let timed = !refused && ip != Ipv4Addr::UNSPECIFIED;
-        let seconds = |share: u32| timed.then_some(LEASE.as_secs() as u32 / 8 * share);
         let mut repr = DhcpRepr {
             message_type: kind,
             client_ip: if refused { Ipv4Addr::UNSPECIFIED } else { message.client_ip },
@@ -164,9 +163,10 @@ impl Server {
             parameter_request_list: None,
             dns_servers: None,
             max_size: None,
-            lease_duration: seconds(8),
-            renew_duration: seconds(4),
-            rebind_duration: seconds(7),
+            lease_duration: timed.then_some(LEASE.as_secs() as u32),
+            // The client takes 1/2 and 7/8 of the lease (RFC 2131 4.4.5).
+            renew_duration: None,
+            rebind_duration: None,
             ..message.clone()
         };
         if let Some(dns) = self.dns
@@ -190,3 +190,175 @@ impl Server {
 
 /// The server's port.
 pub const PORT: u16 = DHCP_SERVER_PORT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    const DAY: Duration = LEASE;
+
+    fn server() -> Server {
+        Server::new(Subnet::default(), Some(Ipv4Addr::new(10, 0, 2, 2)))
+    }
+
+    fn ip(host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 2, host)
+    }
+
+    /// A client's message (RFC 2131 2), with options.
+    fn message(mac: EthernetAddress, kind: u8, ciaddr: [u8; 4], options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![1, 1, 6, 0, 0xCA, 0xFE, 0xBA, 0xBE, 0, 3, 0, 0];
+        bytes.extend(ciaddr);
+        bytes.resize(28, 0);
+        bytes.extend(mac.0);
+        bytes.resize(236, 0);
+        bytes.extend([0x63, 0x82, 0x53, 0x63, 53, 1, kind]);
+        bytes.extend(options);
+        bytes.push(255);
+        bytes
+    }
+
+    /// The value of an option of an answer.
+    fn option(payload: &[u8], wanted: u8) -> Option<&[u8]> {
+        let mut rest = &payload[240..];
+        while let [code, len, tail @ ..] = rest {
+            let (value, after) = tail.split_at(usize::from(*len));
+            if *code == wanted {
+                return Some(value);
+            }
+            if *code == 255 {
+                return None;
+            }
+            rest = after;
+        }
+        None
+    }
+
+    fn mac(n: u16) -> EthernetAddress {
+        let [a, b] = n.to_be_bytes();
+        EthernetAddress([2, 0, 0, 0, a, b])
+    }
+
+    /// An address for `mac`, by all four messages.
+    fn lease(server: &mut Server, mac: EthernetAddress, now: Duration) -> Option<Ipv4Addr> {
+        let offer = server.message(&message(mac, 1, [0; 4], &[]), now)?;
+        let offered: [u8; 4] = offer.payload[16..20].try_into().expect("four bytes");
+        let mut options = vec![50, 4];
+        options.extend(offered);
+        options.extend([54, 4, 10, 0, 2, 2]);
+        let ack = server.message(&message(mac, 3, [0; 4], &options), now)?;
+        assert_eq!(option(&ack.payload, 53), Some(&[5][..]));
+        assert_eq!(ack.payload[16..20], offered);
+        Some(offered.into())
+    }
+
+    #[test]
+    fn the_bytes_of_an_exchange() {
+        let mut server = server();
+        let offer = server.message(&message(MAC, 1, [0; 4], &[55, 3, 1, 3, 6]), DAY);
+        let offer = offer.expect("an offer");
+        assert_eq!((offer.mac, offer.to), (MAC, SocketAddrV4::new(ip(15), 68)));
+        let payload = &offer.payload;
+        assert_eq!(payload[..12], [2, 1, 6, 0, 0xCA, 0xFE, 0xBA, 0xBE, 0, 3, 0, 0]);
+        assert_eq!(payload[12..28], [0, 0, 0, 0, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(payload[28..34], MAC.0);
+        assert_eq!(payload[236..240], [0x63, 0x82, 0x53, 0x63]);
+        for (code, value) in [
+            (53, &[2][..]),
+            (54, &[10, 0, 2, 2]),
+            (1, &[255, 255, 255, 0]),
+            (3, &[10, 0, 2, 2]),
+            (6, &[10, 0, 2, 2]),
+            (51, &86_400u32.to_be_bytes()),
+        ] {
+            assert_eq!(option(payload, code), Some(value), "option {code}");
+        }
+        assert_eq!(lease(&mut server, MAC, DAY), Some(ip(15)));
+        // Renewal, straight from the client's address.
+        let ack = server.message(&message(MAC, 3, [10, 0, 2, 15], &[]), DAY).expect("an answer");
+        assert_eq!(option(&ack.payload, 53), Some(&[5][..]));
+        assert_eq!((ack.mac, *ack.to.ip()), (MAC, ip(15)));
+    }
+
+    #[test]
+    fn each_card_keeps_its_address_and_strangers_are_refused() {
+        let mut server = server();
+        assert_eq!(lease(&mut server, MAC, DAY), Some(ip(15)));
+        assert_eq!(lease(&mut server, mac(1), DAY), Some(ip(16)));
+        assert_eq!(lease(&mut server, MAC, 3 * DAY), Some(ip(15)), "even after its end");
+        server.message(&message(MAC, 7, [10, 0, 2, 15], &[54, 4, 10, 0, 2, 2]), 3 * DAY);
+        assert_eq!(
+            lease(&mut server, mac(2), 3 * DAY),
+            Some(ip(17)),
+            "a released one stays its own"
+        );
+        assert_eq!(lease(&mut server, MAC, 3 * DAY), Some(ip(15)));
+        for taken in [15, 2, 255, 3] {
+            let wants = message(mac(9), 3, [0; 4], &[50, 4, 10, 0, 2, taken]);
+            let nak = server.message(&wants, 3 * DAY).expect("an answer");
+            assert_eq!(option(&nak.payload, 53), Some(&[6][..]), "10.0.2.{taken}");
+            assert_eq!(nak.mac, EthernetAddress::BROADCAST);
+            assert_eq!(option(&nak.payload, 3), None);
+        }
+        // A client of an earlier run of this server keeps what it has.
+        let ack = server.message(&message(mac(9), 3, [10, 0, 2, 77], &[]), 3 * DAY);
+        assert_eq!(option(&ack.expect("an answer").payload, 53), Some(&[5][..]));
+        let other_server = message(mac(8), 3, [0; 4], &[54, 4, 10, 0, 2, 9, 50, 4, 10, 0, 2, 40]);
+        assert_eq!(server.message(&other_server, 3 * DAY), None);
+    }
+
+    #[test]
+    fn a_declined_address_is_left_alone() {
+        let mut server = server();
+        assert_eq!(lease(&mut server, MAC, DAY), Some(ip(15)));
+        let decline = message(MAC, 4, [0; 4], &[50, 4, 10, 0, 2, 15]);
+        assert_eq!(server.message(&decline, DAY), None);
+        assert_eq!(lease(&mut server, MAC, DAY), Some(ip(16)));
+        assert_eq!(lease(&mut server, mac(1), DAY), Some(ip(17)));
+    }
+
+    #[test]
+    fn the_network_fills_up_and_old_leases_make_room() {
+        let mut server = server();
+        for n in 0..240 {
+            assert_eq!(lease(&mut server, mac(n), DAY), Some(ip(15 + n as u8)));
+        }
+        assert_eq!(lease(&mut server, MAC, DAY), None, "all are taken");
+        assert_eq!(lease(&mut server, mac(5), DAY + DAY / 2), Some(ip(20)), "but for their owners");
+        assert_eq!(lease(&mut server, MAC, 2 * DAY), Some(ip(15)), "the first one is over");
+        assert_eq!(lease(&mut server, mac(5), 2 * DAY), Some(ip(20)));
+    }
+
+    #[test]
+    fn a_flood_of_cards_is_bounded() {
+        let mut server = Server::new("10.0.0.0/16".parse().expect("a network"), None);
+        for n in 0..3000 {
+            server.message(&message(mac(n), 1, [0; 4], &[]), DAY);
+        }
+        assert_eq!(server.leases.len(), LEASES_MAX);
+        let later = DAY + OFFER;
+        let offer = server.message(&message(MAC, 1, [0; 4], &[]), later).expect("an offer");
+        assert_eq!(option(&offer.payload, 6), None, "no name server");
+        assert_eq!(server.leases.len(), LEASES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_messages_are_harmless(
+            kind in 0u8..12, ciaddr in any::<[u8; 4]>(), cut in 0usize..400,
+            options in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut server = server();
+            for kind in [1, kind] {
+                let mut bytes = message(MAC, kind, ciaddr, &options);
+                bytes.truncate(cut);
+                if let Some(answer) = server.message(&bytes, DAY) {
+                    prop_assert!(answer.payload.len() <= crate::packet::DATAGRAM_MAX);
+                }
+            }
+            prop_assert!(server.leases.keys().all(|ip| Subnet::default().contains(*ip)));
+        }
+    }
+}

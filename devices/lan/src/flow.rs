@@ -35,6 +35,8 @@ const KICKS: [Duration; 6] = [
     Duration::from_millis(200),
     Duration::from_millis(500),
 ];
+/// Answers to packets of one turn; more would say the same.
+const ANSWERS_MAX: usize = 16;
 /// How long a guest may be silent before its connections end.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long it may take to open a connection, or to end one that nobody on the host holds any more.
@@ -54,6 +56,8 @@ pub struct Flow {
     /// The next repetition, and the time to the one after it.
     repeat: Option<(Duration, Duration)>,
     orphan: bool,
+    /// Frames that answer packets at once, outside the endpoint's order of sending.
+    answers: Vec<Vec<u8>>,
 }
 
 impl Flow {
@@ -93,7 +97,8 @@ impl Flow {
         let socket = sockets.add(socket);
         let (ahead, orphan) = (Duration::ZERO, false);
         let (kicked, waiting, repeat) = (None, None, None);
-        Self { interface, sockets, socket, ahead, kicked, waiting, repeat, orphan }
+        let answers = Vec::new();
+        Self { interface, sockets, socket, ahead, kicked, waiting, repeat, orphan, answers }
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -167,11 +172,11 @@ impl Flow {
     pub fn packet(&mut self, packet: &[u8], now: Duration) {
         let before = (self.peek().send_queue(), self.state());
         let clock = instant(now + self.ahead);
-        let mut frames = Vec::new();
-        let mut wire =
-            Wire { packet: Some(packet), header: [0; HEADER], room: 0, frames: &mut frames };
+        let Self { answers: frames, .. } = self;
+        let mut wire = Wire { packet: Some(packet), header: [0; HEADER], room: 0, frames };
         let taken = self.interface.poll_ingress_single(clock, &mut wire, &mut self.sockets);
         debug_assert!(taken != PollIngressSingleResult::None, "the packet was there");
+        self.answers.truncate(ANSWERS_MAX);
         let after = (self.peek().send_queue(), self.state());
         if after.0 < before.0 || after.1 != before.1 {
             self.waiting = None;
@@ -196,6 +201,10 @@ impl Flow {
         room: usize,
         frames: &mut Vec<Vec<u8>>,
     ) -> bool {
+        frames.extend(self.answers.drain(..).map(|mut frame| {
+            frame[..HEADER].copy_from_slice(&header);
+            frame
+        }));
         self.run_out_of_patience(now);
         self.repeat_what_is_due(now);
         let clock = instant(now + self.ahead);
@@ -251,6 +260,9 @@ impl Flow {
 
     /// When [`poll`](Self::poll) is to be called again, if nothing else happens.
     pub fn deadline(&mut self, now: Duration) -> Option<Duration> {
+        if !self.answers.is_empty() {
+            return Some(now);
+        }
         let delay = self.interface.poll_delay(instant(now + self.ahead), &self.sockets);
         let own = delay.map(|delay| now + Duration::from(delay));
         let kick = self.kicked.map(|(since, next)| since + KICKS[next]);
@@ -328,3 +340,7 @@ impl phy::TxToken for Outgoing<'_> {
         result
     }
 }
+
+#[cfg(test)]
+#[path = "flow_tests.rs"]
+mod tests;

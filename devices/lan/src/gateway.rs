@@ -346,3 +346,7 @@ fn udp<'a>(packet: &Ipv4Packet<&'a [u8]>, bytes: &'a [u8]) -> Option<Heard<'a>> 
         payload: datagram.payload(),
     })
 }
+
+#[cfg(test)]
+#[path = "gateway_tests.rs"]
+mod tests;

@@ -75,23 +75,23 @@ pub fn echo_reply(
     icmp(header, path, &Icmpv4Repr::EchoReply { ident, seq_no, data })
 }
 
-/// Why a packet was not delivered; `original` is that packet.
+/// Why a packet was not delivered; `original` is that packet, which is quoted (RFC 792).
 pub fn unreachable(
     header: &Header,
     gateway: Ipv4Addr,
     original: &Ipv4Packet<&[u8]>,
     reason: Icmpv4DstUnreachable,
 ) -> Vec<u8> {
-    let quoted = Ipv4Repr {
-        src_addr: original.src_addr(),
-        dst_addr: original.dst_addr(),
-        next_header: original.next_header(),
-        payload_len: original.payload().len(),
-        hop_limit: original.hop_limit(),
-    };
-    let data = &original.payload()[..original.payload().len().min(8)];
-    let repr = Icmpv4Repr::DstUnreachable { reason, header: quoted, data };
-    icmp(header, (gateway, original.src_addr()), &repr)
+    let whole = usize::from(original.total_len());
+    let quoted = whole.min(usize::from(original.header_len()) + 8);
+    let path = (gateway, original.src_addr());
+    ipv4(header, path, IpProtocol::Icmp, 8 + quoted, |out| {
+        out[8..].copy_from_slice(&original.as_ref()[..quoted]);
+        let mut packet = Icmpv4Packet::new_unchecked(out);
+        packet.set_msg_type(Icmpv4Message::DstUnreachable);
+        packet.set_msg_code(reason.into());
+        packet.fill_checksum();
+    })
 }
 
 fn icmp(header: &Header, path: (Ipv4Addr, Ipv4Addr), repr: &Icmpv4Repr<'_>) -> Vec<u8> {
