@@ -66,6 +66,10 @@ impl<D: Disk> Disk for FaultDisk<D> {
         self.below.flush()
     }
 
+    fn make_writable(&mut self) -> io::Result<()> {
+        self.below.make_writable()
+    }
+
     fn next_data(&mut self, lba: u64) -> u64 {
         self.below.next_data(lba)
     }

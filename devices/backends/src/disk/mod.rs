@@ -7,6 +7,7 @@ pub mod blocks;
 pub mod fault;
 pub mod fingerprint;
 pub mod memory;
+pub mod nbd;
 pub mod overlay;
 pub mod raw;
 pub mod sync;
@@ -45,6 +46,14 @@ pub trait Disk: Send {
     fn next_data(&mut self, lba: u64) -> u64 {
         lba
     }
+
+    /// Lets a disk that was opened for reading be written from here on: its machine goes live.
+    ///
+    /// # Errors
+    /// The host does not permit it; the disk stays as it was, and writes fail.
+    fn make_writable(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl<D: Disk + ?Sized> Disk for Box<D> {
@@ -66,6 +75,10 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
 
     fn next_data(&mut self, lba: u64) -> u64 {
         (**self).next_data(lba)
+    }
+
+    fn make_writable(&mut self) -> io::Result<()> {
+        (**self).make_writable()
     }
 }
 

@@ -7,8 +7,8 @@ use super::{Disk, SECTOR, check_range};
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 /// Most sectors of a disk: what 48-bit LBA can name.
 pub const MAX_SECTORS: u64 = 1 << 48;
@@ -80,6 +80,8 @@ pub struct RawDisk {
     file: File,
     /// Bytes in the file; the last sector may be cut.
     len: u64,
+    path: PathBuf,
+    access: Access,
 }
 
 impl RawDisk {
@@ -95,29 +97,17 @@ impl RawDisk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::NotAFile);
         }
-        let writable = access == Access::ReadWrite;
-        let mut file =
-            OpenOptions::new().read(true).write(writable).open(path).map_err(|e| {
-                match e.kind() {
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                        if writable && File::open(path).is_ok() =>
-                    {
-                        OpenError::ReadOnly
-                    }
-                    _ => e.into(),
-                }
-            })?;
-        if writable && kind.is_file() && std::fs::metadata(path)?.permissions().readonly() {
-            // Root may write where the owner said nobody should.
-            return Err(OpenError::ReadOnly);
-        }
-        if writable {
+        let mut file = if access == Access::ReadWrite {
+            let file = open_writable(path)?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
                 Err(TryLockError::Error(e)) => log::debug!("{}: no lock: {e}", path.display()),
                 Ok(()) => {}
             }
-        }
+            file
+        } else {
+            File::open(path)?
+        };
         let len = file.seek(SeekFrom::End(0))?;
         if len == 0 {
             return Err(OpenError::Empty);
@@ -128,7 +118,7 @@ impl RawDisk {
         if let Some(name) = foreign_format(&mut file)? {
             return Err(OpenError::Format(name));
         }
-        Ok(Self { file, len })
+        Ok(Self { file, len, path: path.into(), access })
     }
 
     /// Bytes by which the file misses a whole number of sectors.
@@ -142,6 +132,25 @@ impl RawDisk {
     pub fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// Opens a file or block device for reading and writing.
+fn open_writable(path: &Path) -> Result<File, OpenError> {
+    let file =
+        OpenOptions::new().read(true).write(true).open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                if File::open(path).is_ok() =>
+            {
+                OpenError::ReadOnly
+            }
+            _ => e.into(),
+        })?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.permissions().readonly() {
+        // Root may write where the owner said nobody should.
+        return Err(OpenError::ReadOnly);
+    }
+    Ok(file)
 }
 
 /// The format of an image that is certainly not raw: its magic number says so, and no boot sector begins like that.
@@ -188,6 +197,27 @@ impl Disk for RawDisk {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    /// The file at the path is opened again, and must be the same. A lock of another process is no reason to fail: who
+    /// goes live on a shared image has won it at the arbiter, and the lock may be that of a computer that is gone.
+    fn make_writable(&mut self) -> io::Result<()> {
+        if self.access == Access::ReadWrite {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let failed = |e: OpenError| io::Error::other(format!("{path} {e}"));
+        let file = open_writable(&self.path).map_err(failed)?;
+        let identity = |file: &File| file.metadata().map(|m| (m.dev(), m.ino(), m.rdev()));
+        if identity(&file)? != identity(&self.file)? {
+            return Err(io::Error::other(format!("{path} is another file than it was")));
+        }
+        if let Err(e) = file.try_lock() {
+            log::warn!("{path}: written without a lock: {e}");
+        }
+        self.file = file;
+        self.access = Access::ReadWrite;
+        Ok(())
     }
 
     fn next_data(&mut self, lba: u64) -> u64 {
@@ -256,5 +286,34 @@ mod tests {
         let second = RawDisk::open(file.path(), Access::ReadWrite).expect_err("in use");
         assert!(matches!(second, OpenError::InUse));
         RawDisk::open(file.path(), Access::ReadOnly).expect("readers are not");
+    }
+
+    #[test]
+    fn a_reader_becomes_the_writer() {
+        let file = image(&[0; 16 * SECTOR]);
+        let primary = RawDisk::open(file.path(), Access::ReadWrite).expect("open");
+        let mut backup = RawDisk::open(file.path(), Access::ReadOnly).expect("open");
+        assert!(backup.write(0, &[1; SECTOR]).is_err(), "it only reads");
+        // The primary hangs: its lock stays, and the backup that won the arbiter does not mind.
+        backup.make_writable().expect("the same file");
+        super::super::contract(&mut backup);
+        drop(primary);
+        drop(backup);
+
+        let mut backup = RawDisk::open(file.path(), Access::ReadOnly).expect("open");
+        backup.make_writable().expect("the same file");
+        let other = RawDisk::open(file.path(), Access::ReadWrite).expect_err("in use");
+        assert!(matches!(other, OpenError::InUse), "the new writer has the lock");
+        backup.make_writable().expect("once more changes nothing");
+        drop(backup);
+
+        let mut backup = RawDisk::open(file.path(), Access::ReadOnly).expect("open");
+        let away = file.path().with_extension("away");
+        std::fs::rename(file.path(), &away).expect("rename");
+        std::fs::write(file.path(), [0; 16 * SECTOR]).expect("another image");
+        let e = backup.make_writable().expect_err("another file");
+        assert!(e.to_string().contains("is another file"), "{e}");
+        assert!(backup.write(0, &[1; SECTOR]).is_err(), "it stays a reader");
+        std::fs::remove_file(away).expect("remove");
     }
 }

@@ -32,6 +32,8 @@ enum Job {
     Guest(u64, DiskOperation),
     /// Towards two equal copies.
     Sync(SyncRequest, Post<Synced>),
+    /// The machine goes live.
+    MakeWritable,
 }
 
 /// The worker of one disk.
@@ -64,6 +66,12 @@ impl DiskWorker {
     /// answers of all that is asked for and not read: the guest's requests wait otherwise.
     pub fn synchronize(&self, request: SyncRequest, reply: &Post<Synced>) {
         self.send(Job::Sync(request, reply.clone()));
+    }
+
+    /// Lets the disk be written from here on, if it was opened for reading: see [`Disk::make_writable`]. Where that fails,
+    /// each write after it fails as well.
+    pub fn make_writable(&self) {
+        self.send(Job::MakeWritable);
     }
 
     fn send(&self, job: Job) {
@@ -122,6 +130,11 @@ fn serve(
                 let _ = post.send(Completion { disk: index, request, result });
             }
             Job::Sync(request, reply) => sync.push(request, reply),
+            Job::MakeWritable => {
+                if let Err(e) = disk.make_writable() {
+                    log::error!("disk {index} cannot be written: {e}");
+                }
+            }
         }
         next = next_job(queue, &mut sync, &mut *disk);
     }
