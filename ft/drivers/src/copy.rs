@@ -279,7 +279,7 @@ impl DiskCopy {
 }
 
 /// Unpacks exactly `len` bytes.
-fn unpack(packed: &[u8], len: usize) -> Result<Vec<u8>, CopyError> {
+pub(crate) fn unpack(packed: &[u8], len: usize) -> Result<Vec<u8>, CopyError> {
     if len == 0 && packed.is_empty() {
         return Ok(Vec::new());
     }

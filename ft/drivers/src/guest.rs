@@ -26,6 +26,10 @@ pub trait Guest {
     fn poll_output(&mut self) -> Option<Output>;
     /// Hash of the whole state.
     fn digest(&mut self) -> Digest;
+    /// The whole machine, to be transferred; `None`: it cannot be.
+    fn machine(&mut self) -> Option<&mut Machine> {
+        None
+    }
 }
 
 impl Guest for Machine {
@@ -59,5 +63,9 @@ impl Guest for Machine {
 
     fn digest(&mut self) -> Digest {
         Machine::digest(self)
+    }
+
+    fn machine(&mut self) -> Option<&mut Machine> {
+        Some(self)
     }
 }

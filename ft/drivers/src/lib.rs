@@ -5,14 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod arbiter;
+pub mod backup;
 pub mod channel;
 pub mod check;
 pub mod copy;
 pub mod durable;
+pub mod follow;
 pub mod guest;
+pub mod handover;
 pub mod held;
 pub mod host;
 pub mod live;
+pub mod mirror;
 pub mod outcome;
 pub mod pace;
 pub mod pair;

@@ -277,10 +277,10 @@ impl Pair {
         self.event(Event::CutOver { at, digest });
     }
 
-    /// The machine was taken over with these requests waiting for their answers.
-    pub fn inherit<'a>(&mut self, requests: impl Iterator<Item = (u8, u64, &'a DiskOperation)>) {
-        for (disk, request, operation) in requests {
-            self.asked(disk, request, operation);
+    /// Ends all connections without a word: the other side takes over.
+    pub fn hang_up(&mut self) {
+        for conn in std::mem::take(&mut self.open) {
+            self.channel.close(conn);
         }
     }
 

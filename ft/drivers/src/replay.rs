@@ -5,6 +5,7 @@
 
 use crate::check;
 use crate::copy::{CopyError, DiskCopy, decode_answer};
+use crate::follow::Follower;
 use crate::guest::Guest;
 use crate::host::Ends;
 use crate::outcome::{Exit, Outcome};
@@ -13,7 +14,6 @@ use crate::wire;
 use backends::net::capture::Direction;
 use devices::io::{Input, Output};
 use devices::time::{Icount, VirtualNs};
-use emulator::machine::Stop;
 use ft::log::file::Tail;
 use ft::log::{Body, Entry, Instant, LogReader, ReadError};
 use std::fmt;
@@ -154,8 +154,7 @@ struct Replay<'a, G, R> {
     ends: Ends,
     slices: Option<Slices>,
     wall_clock: u64,
-    /// The guest ended by itself.
-    ended: Option<Exit>,
+    follower: Follower,
     digests: u64,
     rate_changes: u64,
     looked: u64,
@@ -181,7 +180,7 @@ pub fn run<G: Guest, R: Read>(
         ends,
         slices: config.slice_seed.map(Slices::new),
         wall_clock: 0,
-        ended: None,
+        follower: Follower::default(),
         digests: 0,
         rate_changes: 0,
         looked: 0,
@@ -212,7 +211,7 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
         loop {
             let next = self.log.next_entry()?.map_or(Next::End, Next::Entry);
             let entry = match next {
-                Next::End => return Ok(self.ended.unwrap_or(Exit::LogEnd)),
+                Next::End => return Ok(self.follower.ended().unwrap_or(Exit::LogEnd)),
                 Next::Entry(entry) => entry,
             };
             match to {
@@ -243,81 +242,27 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
 
     /// Executes up to `at`.
     fn go(&mut self, at: Instant) -> Result<(), ReplayError> {
-        while self.guest.icount().0 < at.icount {
-            self.step(at)?;
-        }
-        if let Some(ns) = at.halted_ns {
-            while self.guest.now().0 < ns {
-                // Timers that are due fire here, as they did between two waits of the live run; no instruction does.
-                if let Stop::PowerOff | Stop::DebugExit(_) = self.guest.run(Icount(at.icount)) {
-                    return Err(self.diverged("the guest ended, and in the record it goes on"));
-                }
-                self.take_outputs();
-                let before = self.guest.now();
-                self.guest.idle_to(VirtualNs(ns));
-                self.take_outputs();
-                if self.guest.now() == before {
-                    let what = format!("the CPU is not halted until {ns} ns, as it was recorded");
-                    return Err(self.diverged(what));
-                }
+        loop {
+            let mut most = LOOK;
+            if let Some(slices) = &mut self.slices {
+                most = most.min(slices.length());
             }
-        }
-        let late = at.halted_ns.is_some_and(|ns| self.guest.now().0 != ns);
-        if self.guest.icount().0 != at.icount || late {
-            return Err(self.diverged("time, before the next entry of the log"));
-        }
-        Ok(())
-    }
-
-    /// Executes once towards `at`, which is ahead.
-    fn step(&mut self, at: Instant) -> Result<(), ReplayError> {
-        if self.ended.is_some() {
-            return Err(self.diverged("the guest has ended, and in the record it goes on"));
-        }
-        let from = (self.guest.icount(), self.guest.now());
-        let mut until = at.icount.min(from.0.0.saturating_add(LOOK));
-        if let Some(slices) = &mut self.slices {
-            until = until.min(from.0.0.saturating_add(slices.length()));
-        }
-        let stop = self.guest.run(Icount(until));
-        self.take_outputs();
-        match stop {
-            Stop::Reached | Stop::Output | Stop::Reset => {}
-            Stop::PowerOff => self.ended = Some(Exit::PowerOff),
-            Stop::DebugExit(value) => self.ended = Some(Exit::DebugExit(value)),
-            Stop::Halted(deadline) if self.guest.icount().0 < at.icount => {
-                if let Some(deadline) = deadline {
-                    self.guest.idle_to(deadline);
-                    self.take_outputs();
-                }
-                if (self.guest.icount(), self.guest.now()) == from {
-                    let what = "the CPU is halted for ever, and in the record it goes on";
-                    return Err(self.diverged(what));
-                }
-            }
-            Stop::Halted(_) => {}
-        }
-        if self.guest.icount().0 >= self.looked + LOOK {
-            self.looked = self.guest.icount().0;
-            self.ends.flush();
-        }
-        Ok(())
-    }
-
-    fn take_outputs(&mut self) {
-        while let Some(output) = self.guest.poll_output() {
-            match output {
-                Output::ConsoleTx { port, bytes } => self.ends.console(port, &bytes),
-                Output::NetTx { nic, frame } => {
-                    let time = self.wall_clock.saturating_add(self.guest.now().0);
-                    self.ends.frame(nic, &frame, time);
-                }
-                Output::Debug(byte) => self.ends.debug(byte),
+            let Self { guest, follower, ends, disks, wall_clock, .. } = self;
+            let mut outlet = |output, now: VirtualNs| match output {
                 Output::Disk { disk, request, operation } => {
-                    if let Some(copy) = self.disks.get_mut(usize::from(disk)) {
+                    if let Some(copy) = disks.get_mut(usize::from(disk)) {
                         copy.ask(request, operation);
                     }
                 }
+                output => ends.leave(&output, wall_clock.saturating_add(now.0)),
+            };
+            let there = follower.advance(*guest, at, most, &mut outlet);
+            if self.guest.icount().0 >= self.looked + LOOK {
+                self.looked = self.guest.icount().0;
+                self.ends.flush();
+            }
+            if there.map_err(|what| self.diverged(what))? {
+                return Ok(());
             }
         }
     }

@@ -65,6 +65,7 @@ fn config(timing: Timing, max_icount: Option<u64>) -> LiveConfig {
         wall_clock: 1_800_000_000_000_000_000,
         entropy: [7; 32],
         reseed: None,
+        disk_sizes: vec![],
     }
 }
 

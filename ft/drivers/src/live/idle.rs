@@ -7,6 +7,9 @@ use devices::time::VirtualNs;
 use std::io;
 use std::time::{Duration, Instant};
 
+/// Longest wait while a backup joins.
+const JOINING_WAIT: Duration = Duration::from_millis(2);
+
 impl<G: Guest> Live<'_, G> {
     /// Begins a sample of the guest's speed: what came before was not its doing.
     pub(super) fn begin_sample(&mut self) {
@@ -44,6 +47,7 @@ impl<G: Guest> Live<'_, G> {
                 _ if self.mail.bell.is_rung() || self.reseed_is_due() || self.ended.is_some() => {
                     self.guest.idle_to(VirtualNs(target));
                 }
+                _ if self.transfer() => continue,
                 _ => {
                     self.wait(deadline.map(|deadline| deadline.0 - target))?;
                     continue;
@@ -63,6 +67,9 @@ impl<G: Guest> Live<'_, G> {
         }
         if let Some(patience) = self.pair.as_ref().and_then(|pair| pair.patience()) {
             time = time.min(patience);
+        }
+        if self.joining.is_some() {
+            time = time.min(JOINING_WAIT);
         }
         self.end_sample(self.host_ns(), 0);
         self.mail.bell.wait(Some(time));

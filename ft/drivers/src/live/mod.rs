@@ -7,6 +7,7 @@
 //! it, and its outputs wait until the pair lets them go.
 
 mod idle;
+mod joining;
 mod outputs;
 mod protected;
 
@@ -18,17 +19,19 @@ use crate::pace::Pace;
 use crate::pair::Pair;
 use crate::record::{Recorder, instant};
 use crate::slices::Slices;
+use crate::transfer::DiskSize;
 use backends::console::ConsoleEvent;
 use backends::console::escape::{self, Command};
 use backends::disk::worker::Completion;
 use backends::net::Received;
 use backends::net::capture::Direction;
-use devices::io::{Input, PowerInput};
+use devices::io::{DiskOperation, Input, PowerInput};
 use devices::time::{Icount, Rate, VirtualNs};
 use emulator::machine::Stop;
 use ft::event::Pace as Allowed;
+use joining::Joining;
 use outputs::Untold;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -81,6 +84,8 @@ pub struct LiveConfig {
     pub entropy: [u8; 32],
     /// Where later seeds come from; `None`: there are none.
     pub reseed: Option<fn() -> [u8; 32]>,
+    /// The disks that a backup must have, with its own content.
+    pub disk_sizes: Vec<DiskSize>,
 }
 
 /// What a machine brings along that goes live in the middle of its life.
@@ -88,12 +93,16 @@ pub struct LiveConfig {
 pub struct Inherited {
     /// Outputs: those that may be lost have been kept.
     pub held: Held,
-    /// Answers of disks that the guest has not been given.
+    /// Requests that the guest has had no answer to, in order.
+    pub requests: Vec<(u8, u64, DiskOperation)>,
+    /// Answers to some of them.
     pub answers: Vec<Completion>,
-    /// Requests that disks have not answered.
-    pub outstanding: usize,
+    /// Requests that the guest has had the answer to, and that its disks here have not answered.
+    pub stale: BTreeSet<(u8, u64)>,
     /// The rate of the guest's clock.
     pub rate: Rate,
+    /// The guest has ended already.
+    pub ended: Option<Exit>,
 }
 
 /// Clocks and count at one moment.
@@ -120,6 +129,12 @@ struct Live<'a, G> {
     halted: bool,
     /// Requests that disks have not answered.
     outstanding: usize,
+    /// In a pair: what they are.
+    requests: BTreeMap<(u8, u64), DiskOperation>,
+    /// Requests whose answers nobody waits for.
+    stale: BTreeSet<(u8, u64)>,
+    /// A backup that is joining.
+    joining: Option<Box<Joining>>,
     /// A frame for a card that had no room.
     waiting: Option<Received>,
     /// Outputs that wait for the pair.
@@ -187,6 +202,9 @@ pub fn run_protected<G: Guest>(
         origin: 0,
         halted: false,
         outstanding: 0,
+        requests: BTreeMap::new(),
+        stale: BTreeSet::new(),
+        joining: None,
         waiting: None,
         held: Held::default(),
         untold: Untold::default(),
@@ -269,6 +287,7 @@ impl<G: Guest> Live<'_, G> {
                 (self.looked, self.looked_guest) = (host, guest);
                 self.look(host)?;
             }
+            self.transfer();
             self.stand_still();
         }
     }
@@ -362,8 +381,12 @@ impl<G: Guest> Live<'_, G> {
     }
 
     fn answer(&mut self, completion: Completion) {
-        self.outstanding -= 1;
         let Completion { disk, request, result } = completion;
+        if !self.stale.is_empty() && self.stale.remove(&(disk, request)) {
+            return;
+        }
+        self.outstanding -= 1;
+        self.requests.remove(&(disk, request));
         self.inject(Input::DiskDone { disk, request, result });
     }
 

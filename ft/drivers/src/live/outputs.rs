@@ -32,6 +32,7 @@ impl<G: Guest> Live<'_, G> {
                     self.recorder.asked(disk, request, &operation);
                     if let Some(pair) = &mut self.pair {
                         pair.asked(disk, request, &operation);
+                        self.requests.insert((disk, request), operation.clone());
                     }
                     self.outstanding += 1;
                     self.ends.disks[usize::from(disk)].submit(request, operation);

@@ -1,11 +1,10 @@
 //! The machine under the protection of a pair: what it tells the pair, and what the pair has it do.
 
-use super::{Inherited, Live, Untold};
+use super::{Inherited, Live};
 use crate::guest::Guest;
 use crate::outcome::Exit;
 use crate::pace::Pace;
 use crate::record::instant;
-use backends::disk::worker::Completion;
 use devices::time::Icount;
 use ft::event::Pace as Allowed;
 use ft::{Action, Event};
@@ -17,7 +16,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 impl<G: Guest> Live<'_, G> {
     /// Goes on with a machine in the middle of its life.
     pub(super) fn take_over(&mut self, inherited: Inherited) {
-        let Inherited { held, answers, outstanding, rate } = inherited;
+        let Inherited { held, requests, answers, stale, rate, ended } = inherited;
         let now = self.guest.now().0;
         self.origin = now;
         let host = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
@@ -25,16 +24,21 @@ impl<G: Guest> Live<'_, G> {
         log::info!("the guest's clock is {:.3} s behind this host's", behind / 1e9);
         self.pace = Pace::resumed(now, rate, behind);
         self.held = held;
-        self.outstanding = outstanding;
+        self.ended = ended;
+        self.stale = stale;
+        self.outstanding = requests.len();
+        for (disk, request, operation) in requests {
+            self.requests.insert((disk, request), operation);
+        }
+        let made = self.held.made();
+        self.held.release(made, &mut self.ends);
+        if self.ended.is_some() {
+            return;
+        }
         // Everything that is due at this instant happens before anything new.
         self.guest.run(Icount(self.guest.icount().0));
         self.take_outputs();
-        for answer in answers {
-            let Completion { disk, request, result } = answer;
-            self.inject(devices::io::Input::DiskDone { disk, request, result });
-        }
-        let made = self.held.made() - self.untold.count;
-        self.held.release(made, &mut self.ends);
+        answers.into_iter().for_each(|completion| self.answer(completion));
         self.ends.flush();
     }
 
@@ -44,13 +48,27 @@ impl<G: Guest> Live<'_, G> {
         let at = instant(self.guest, self.halted);
         if self.untold.count == 0 {
             pair.event(Event::Ran { at, idle });
-        } else if idle || self.untold.is_due(self.origin + self.start.elapsed().as_nanos() as u64) {
-            let count = std::mem::take(&mut self.untold).count;
-            pair.event(Event::Output { at, count });
-        } else {
-            return;
+            self.act();
+        } else if idle || self.untold.is_due(self.host_ns()) {
+            self.tell_outputs();
         }
-        self.act();
+    }
+
+    /// Tells the pair of all outputs.
+    pub(super) fn tell_outputs(&mut self) {
+        let count = std::mem::take(&mut self.untold).count;
+        if count > 0 {
+            let at = instant(self.guest, self.halted);
+            self.tell_pair(Event::Output { at, count });
+        }
+    }
+
+    /// Tells the pair something, and does what follows.
+    pub(super) fn tell_pair(&mut self, event: Event) {
+        if let Some(pair) = &mut self.pair {
+            pair.event(event);
+            self.act();
+        }
     }
 
     /// Lets the pair look at its clock.
@@ -75,15 +93,18 @@ impl<G: Guest> Live<'_, G> {
             match action {
                 Action::Release(below) => self.held.release(below.0, &mut self.ends),
                 Action::Run(allowed) => self.allowed = allowed,
+                Action::BeginTransfer(conn) => self.begin_transfer(conn),
+                Action::AbortTransfer => self.end_transfer(),
+                Action::Install(bytes) => self.install(&bytes),
                 Action::Halt(halt) => self.ended = Some(Exit::of(&halt)),
-                _ => {}
+                action => log::debug!("not for a live machine: {action:?}"),
             }
         }
     }
 
     /// Waits as long as the pair does not let the machine run.
     pub(super) fn stand_still(&mut self) {
-        let end = match self.allowed {
+        let end = match self.share() {
             Allowed::Full => return,
             Allowed::Share(thousandths) => {
                 let share = f64::from(thousandths.clamp(1, 1000)) / 1000.0;
@@ -100,11 +121,21 @@ impl<G: Guest> Live<'_, G> {
         self.resume();
     }
 
+    /// How fast the machine may run.
+    fn share(&self) -> Allowed {
+        let joining = self.joining.as_ref().map_or(1000, |joining| joining.share);
+        match self.allowed {
+            Allowed::Full if joining < 1000 => Allowed::Share(joining),
+            Allowed::Share(share) => Allowed::Share(share.min(joining)),
+            allowed => allowed,
+        }
+    }
+
     /// Handles the pair's mail and nothing else, until `end`, or until the machine may run.
     fn pause_until(&mut self, end: Option<Instant>) {
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            let stays = match self.allowed {
+            let stays = match self.share() {
                 Allowed::Full => false,
                 Allowed::Share(_) => left.is_some_and(|left| !left.is_zero()),
                 Allowed::Stop => true,
@@ -113,7 +144,9 @@ impl<G: Guest> Live<'_, G> {
                 break;
             }
             let patience = self.pair.as_ref().and_then(|pair| pair.patience());
-            self.mail.bell.wait([left, patience].into_iter().flatten().min());
+            if !self.transfer() {
+                self.mail.bell.wait([left, patience].into_iter().flatten().min());
+            }
             self.mail.bell.take();
             if let Ok(signal) = self.mail.signals.try_recv() {
                 self.ended = Some(Exit::Signal(signal.0));
@@ -129,15 +162,26 @@ impl<G: Guest> Live<'_, G> {
     pub(super) fn farewell(&mut self, exit: Exit) -> Exit {
         let by_itself =
             matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
+<<<<<<< HEAD
         let Some(pair) = self.pair.as_mut().filter(|_| by_itself) else { return exit };
         let at = instant(self.guest, self.halted);
         let count = std::mem::take::<Untold>(&mut self.untold).count;
         if count > 0 {
             pair.event(Event::Output { at, count });
+=======
+        if !by_itself || self.pair.is_none() {
+            if let Some(pair) = &mut self.pair {
+                pair.hang_up();
+            }
+            return exit;
+>>>>>>> 61a8abc (drivers: a backup that takes the machine over, follows the log and goes live; joining from the live side)
         }
-        pair.event(Event::Logged { at, body: crate::record::end(self.guest, exit) });
-        pair.event(Event::Ended);
-        self.act();
+        self.ended = None;
+        self.tell_outputs();
+        let at = instant(self.guest, self.halted);
+        let body = crate::record::end(self.guest, exit);
+        self.tell_pair(Event::Logged { at, body });
+        self.tell_pair(Event::Ended);
         while self.ended.is_none() {
             let patience = self.pair.as_ref().and_then(|pair| pair.patience());
             self.mail.bell.wait(patience);

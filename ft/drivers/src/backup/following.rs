@@ -1,0 +1,255 @@
+//! A machine that executes the primary's log.
+
+use super::Taken;
+use crate::check;
+use crate::copy::decode_answer;
+use crate::follow::Follower;
+use crate::handover::Handover;
+use crate::held::Held;
+use crate::host::Ends;
+use crate::live::Inherited;
+use crate::mirror::{Mirror, MirrorError};
+use crate::outcome::Exit;
+use crate::pair::Pair;
+use crate::wire;
+use backends::disk::worker::Completion;
+use devices::io::{Input, Output};
+use devices::time::{Rate, VirtualNs};
+use emulator::machine::Machine;
+use ft::Event;
+use ft::log::{Body, Entry};
+use ft::message::Commit;
+use ft::types::OutputNo;
+use std::time::{Duration, Instant};
+
+/// Host time of a slice.
+pub const SLICE: Duration = Duration::from_micros(50);
+/// Digests that are kept for the description of a difference.
+const HISTORY: usize = 8;
+
+/// A machine that has just come.
+pub(super) struct Arrived {
+    pub(super) machine: Machine,
+    pub(super) handover: Handover,
+    pub(super) commit: Commit,
+}
+
+/// What a step came to.
+pub(super) enum Step {
+    /// Something was done.
+    Done,
+    /// There is nothing to do before a message comes.
+    Wait,
+}
+
+/// Why this side cannot follow.
+pub(super) enum Trouble {
+    /// The machine went another way.
+    Differs(String),
+    /// The host failed.
+    Failed(String),
+}
+
+impl From<MirrorError> for Trouble {
+    fn from(e: MirrorError) -> Self {
+        match e {
+            MirrorError::Differs(what) => Self::Differs(what.into()),
+            MirrorError::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
+/// A machine that follows.
+pub(super) struct Following {
+    machine: Machine,
+    follower: Follower,
+    mirrors: Vec<Mirror>,
+    held: Held,
+    /// The entry that is next.
+    entry: Option<Entry>,
+    rate: Rate,
+    wall_clock: u64,
+    /// Host ns per instruction, of late.
+    cost: f64,
+    /// The log has ended so.
+    end: Option<Exit>,
+}
+
+impl Following {
+    /// Begins where the transfer ended; requests that were on their way are made again on the own copies.
+    pub(super) fn new(arrived: Arrived, ends: &mut Ends) -> Self {
+        let Arrived { mut machine, handover, commit } = arrived;
+        machine.keep_history(HISTORY);
+        let mut mirrors: Vec<Mirror> = ends.disks.iter().map(|_| Mirror::new()).collect();
+        for (disk, request, operation) in handover.requests {
+            let Some(mirror) = mirrors.get_mut(usize::from(disk)) else { continue };
+            ends.disks[usize::from(disk)].submit(request, operation.clone());
+            mirror.ask(request, operation, true);
+        }
+        Self {
+            machine,
+            follower: Follower::default(),
+            mirrors,
+            held: Held::after(commit.outputs.0),
+            entry: None,
+            rate: Rate(handover.rate),
+            wall_clock: handover.wall_clock,
+            cost: 10.0,
+            end: None,
+        }
+    }
+
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// How the machine ended, whose end the primary has announced.
+    pub(super) fn exit(&self) -> Exit {
+        self.end.or(self.follower.ended()).unwrap_or(Exit::PowerOff)
+    }
+
+    pub(super) fn forget(&mut self, below: u64) {
+        self.held.forget(below);
+    }
+
+    /// A disk of this side has answered.
+    pub(super) fn own_answer(&mut self, completion: Completion) -> Result<(), Trouble> {
+        let Completion { disk, request, result } = completion;
+        Ok(self.mirrors[usize::from(disk)].own(request, result)?)
+    }
+
+    /// Executes a slice towards the next entry, or the entry.
+    pub(super) fn step(&mut self, pair: &mut Pair, ends: &mut Ends) -> Result<Step, Trouble> {
+        if self.entry.is_none() {
+            self.entry = pair.next_entry();
+        }
+        let Some(entry) = self.entry.take() else { return Ok(Step::Wait) };
+        let (at, seq) = (entry.at, entry.seq);
+        if !self.advance(at, ends).map_err(Trouble::Differs)? {
+            self.entry = Some(entry);
+            return Ok(Step::Done);
+        }
+        if !self.apply(&entry.body, ends)? {
+            self.entry = Some(entry);
+            return Ok(Step::Wait);
+        }
+        pair.event(Event::Executed {
+            seq: seq + 1,
+            icount: self.machine.icount().0,
+            outputs: OutputNo(self.held.made()),
+        });
+        Ok(Step::Done)
+    }
+
+    fn advance(&mut self, at: ft::log::Instant, ends: &Ends) -> Result<bool, String> {
+        let most = (SLICE.as_nanos() as f64 / self.cost).clamp(500.0, 1e6) as u64;
+        let (began, from) = (Instant::now(), self.machine.icount().0);
+        let mut outlet = outlet(&mut self.mirrors, &mut self.held, ends, self.wall_clock);
+        let there = self.follower.advance(&mut self.machine, at, most, &mut outlet)?;
+        let ran = self.machine.icount().0 - from;
+        if ran > 500 {
+            let cost = began.elapsed().as_nanos() as f64 / ran as f64;
+            self.cost = (self.cost * 0.75 + cost * 0.25).clamp(0.1, 1e4);
+        }
+        Ok(there)
+    }
+
+    /// Carries out an entry whose instant is here; `false`: it has to wait for a disk.
+    fn apply(&mut self, body: &Body, ends: &Ends) -> Result<bool, Trouble> {
+        match body {
+            Body::Input(bytes) => {
+                let Some(input) = self.input(bytes, ends)? else { return Ok(false) };
+                match &input {
+                    Input::ClockRate(rate) => self.rate = *rate,
+                    Input::WallClock(ns) => self.wall_clock = *ns,
+                    _ => {}
+                }
+                self.machine.inject(input);
+            }
+            Body::Digest(expected) => {
+                if let Some(what) = check::difference(&self.machine.digest(), expected) {
+                    return Err(Trouble::Differs(what));
+                }
+            }
+            Body::Progress => {}
+            Body::Start { .. } => {
+                return Err(Trouble::Differs("a second machine in the log".into()));
+            }
+            Body::End(end) => {
+                let Ok((exit, digest)) = postcard::from_bytes::<(Exit, u128)>(end) else {
+                    return Err(Trouble::Differs("an end that this program does not know".into()));
+                };
+                if check::whole(&self.machine.digest()) != digest {
+                    return Err(Trouble::Differs("the state at the end".into()));
+                }
+                self.end = Some(exit);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The input of an entry; `None`: a disk of this side has to answer first.
+    fn input(&mut self, bytes: &[u8], ends: &Ends) -> Result<Option<Input>, Trouble> {
+        let unknown = || Trouble::Differs("an input in the log that this program has not".into());
+        let Some((disk, request, answer, data)) = decode_answer(bytes) else {
+            let (header, data) = wire::decode(bytes).ok_or_else(unknown)?;
+            return wire::decode_input(header, data).map(Some).ok_or_else(unknown);
+        };
+        let mirror = self.mirrors.get_mut(usize::from(disk)).ok_or_else(unknown)?;
+        let Some(result) = mirror.answer(request, answer, data)? else { return Ok(None) };
+        for (request, operation) in mirror.take_writes() {
+            ends.disks[usize::from(disk)].submit(request, operation);
+        }
+        Ok(Some(Input::DiskDone { disk, request, result }))
+    }
+
+    /// The machine's state, for the primary to compare.
+    pub(super) fn evidence(&mut self) -> Vec<u8> {
+        self.machine.digest();
+        let state = self.machine.state_at(self.machine.icount());
+        state.map(|state| state.to_bytes()).unwrap_or_default()
+    }
+
+    /// The machine as it goes live, with the outputs from `emit_from` on to be emitted again.
+    pub(super) fn into_live(mut self, emit_from: u64, pair: &mut Pair) -> Taken {
+        self.held.forget(emit_from);
+        let (mut answers, mut requests, mut stale) = (Vec::new(), Vec::new(), Vec::new());
+        for (disk, mirror) in self.mirrors.into_iter().enumerate() {
+            let disk = disk as u8;
+            let (pending, late) = mirror.into_live();
+            stale.extend(late.into_iter().map(|request| (disk, request)));
+            for (request, operation, own) in pending {
+                pair.asked(disk, request, &operation);
+                requests.push((disk, request, operation));
+                answers.extend(own.map(|result| Completion { disk, request, result }));
+            }
+        }
+        let ended = self.end.or(self.follower.ended());
+        let inherited = Inherited {
+            held: self.held,
+            requests,
+            answers,
+            stale: stale.into_iter().collect(),
+            rate: self.rate,
+            ended,
+        };
+        Taken { machine: self.machine, inherited, wall_clock: self.wall_clock }
+    }
+}
+
+/// Where outputs go: requests to the own disks, everything else waits.
+fn outlet<'a>(
+    mirrors: &'a mut [Mirror],
+    held: &'a mut Held,
+    ends: &'a Ends,
+    wall_clock: u64,
+) -> impl FnMut(Output, VirtualNs) + 'a {
+    move |output, now| match output {
+        Output::Disk { disk, request, operation } => {
+            let index = usize::from(disk);
+            ends.disks[index].submit(request, operation.clone());
+            mirrors[index].ask(request, operation, false);
+        }
+        output => held.push(output, wall_clock.saturating_add(now.0)),
+    }
+}

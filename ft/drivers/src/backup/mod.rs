@@ -1,0 +1,263 @@
+//! The backup: it takes a machine over from the live side, follows its log, and goes live when that side is gone.
+//!
+//! Contract: between two slices of at most [`following::SLICE`] the mail is read, so that what comes is acknowledged at
+//! once, whatever the machine does. Nothing leaves this side before it is live: outputs are kept until the primary says
+//! that they have left it.
+
+mod filling;
+pub mod following;
+
+use crate::host::{Ends, Mail};
+use crate::live::Inherited;
+use crate::outcome::Exit;
+use crate::pair::Pair;
+use crate::transfer::DiskSize;
+use backends::console::ConsoleEvent;
+use backends::console::escape::Command;
+use backends::disk::sync::Synced;
+use backends::wake::{Post, mailbox};
+use emulator::machine::{Config, Machine};
+use filling::Filling;
+use following::{Following, Step, Trouble};
+use ft::message::Commit;
+use ft::{Action, Event};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// Answers of disks about the transfer that may wait: more than can be outstanding.
+const SYNCED: usize = 8192;
+/// How long a backup that leaves waits for its farewell to be out.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// How being a backup ended.
+pub enum Ending {
+    /// The machine is live from here on.
+    Live(Box<Taken>),
+    /// The end.
+    Over(Exit),
+}
+
+/// A machine that was taken over.
+pub struct Taken {
+    /// The machine.
+    pub machine: Machine,
+    /// What it brings along.
+    pub inherited: Inherited,
+    /// Nanoseconds since 1970 at power-on.
+    pub wall_clock: u64,
+}
+
+/// Where the machine is.
+enum Place {
+    /// Elsewhere.
+    Empty,
+    /// On its way.
+    Filling(Box<Filling>),
+    /// Here.
+    Here(Box<Following>),
+}
+
+struct Backup<'a> {
+    pair: &'a mut Pair,
+    config: &'a Config,
+    sizes: &'a [DiskSize],
+    mail: &'a Mail,
+    ends: &'a mut Ends,
+    post: Post<Synced>,
+    synced: Receiver<Synced>,
+    place: Place,
+    ending: Option<Ending>,
+}
+
+/// Waits for a live side and backs it up, until this side is live or is to end. The machine must be one of `config`,
+/// with disks of `sizes`.
+#[must_use]
+pub fn run(
+    pair: &mut Pair,
+    config: &Config,
+    sizes: &[DiskSize],
+    mail: &Mail,
+    ends: &mut Ends,
+) -> Ending {
+    let (post, synced) = mailbox(SYNCED, mail.bell.waker());
+    let place = Place::Empty;
+    let mut backup = Backup { pair, config, sizes, mail, ends, post, synced, place, ending: None };
+    backup.act();
+    loop {
+        backup.attend();
+        if let Some(ending) = backup.ending.take() {
+            return ending;
+        }
+        backup.work();
+    }
+}
+
+impl Backup<'_> {
+    /// Reads the mail and looks at the clock.
+    fn attend(&mut self) {
+        if self.pair.tick() {
+            self.act();
+        }
+        if !self.mail.bell.is_rung() {
+            return;
+        }
+        self.mail.bell.take();
+        if let Ok(signal) = self.mail.signals.try_recv() {
+            self.leave(Exit::Signal(signal.0));
+        }
+        while self.ending.is_none() && self.pair.receive() {
+            self.act();
+        }
+        while let Ok(completion) = self.mail.answers.try_recv() {
+            if let Place::Here(following) = &mut self.place
+                && let Err(trouble) = following.own_answer(completion)
+            {
+                self.trouble(trouble);
+            }
+        }
+        while let Ok(synced) = self.synced.try_recv() {
+            if let Place::Filling(filling) = &mut self.place {
+                filling.disk_answer(synced);
+            }
+        }
+        self.pump();
+        // Frames are for the live side.
+        while self.mail.frames.try_recv().is_ok() {}
+        while let Ok(event) = self.mail.typed.try_recv() {
+            if event == ConsoleEvent::Command(Command::Quit) {
+                self.leave(Exit::Quit);
+            }
+        }
+    }
+
+    /// Does what the protocol wants done.
+    fn act(&mut self) {
+        while self.ending.is_none()
+            && let Some(action) = self.pair.poll()
+        {
+            match action {
+                Action::Install(bytes) => self.install(&bytes),
+                Action::AbortTransfer => self.place = Place::Empty,
+                Action::Adopt(commit) => self.adopt(commit),
+                Action::Forget(below) => {
+                    if let Place::Here(following) = &mut self.place {
+                        following.forget(below.0);
+                    }
+                }
+                Action::GoLive { epoch, emit_from } => {
+                    log::warn!("live, in epoch {}", epoch.0);
+                    self.go_live(emit_from.0);
+                }
+                Action::Halt(halt) => {
+                    let exit = match (&self.place, Exit::of(&halt)) {
+                        (Place::Here(following), Exit::PowerOff) => following.exit(),
+                        (_, exit) => exit,
+                    };
+                    self.ending = Some(Ending::Over(exit));
+                }
+                // These are for a live machine.
+                Action::Release(_) | Action::Run(_) | Action::BeginTransfer(_) => {}
+                action => log::debug!("not for a backup: {action:?}"),
+            }
+        }
+    }
+
+    fn install(&mut self, bytes: &[u8]) {
+        if let Place::Empty = self.place {
+            match Filling::new(self.config, self.sizes) {
+                Ok(filling) => self.place = Place::Filling(Box::new(filling)),
+                Err(why) => return self.pair.event(Event::TransferFailed(why)),
+            }
+        }
+        if let Place::Filling(filling) = &mut self.place {
+            filling.install(bytes);
+            self.pump();
+        }
+    }
+
+    fn adopt(&mut self, commit: Commit) {
+        match &mut self.place {
+            Place::Filling(filling) => filling.commit(commit),
+            _ => self.pair.event(Event::TransferFailed("nothing was transferred".into())),
+        }
+        self.pump();
+    }
+
+    /// Moves the transfer on.
+    fn pump(&mut self) {
+        let Place::Filling(filling) = &mut self.place else { return };
+        for (disk, request) in filling.disk_requests() {
+            self.ends.disks[usize::from(disk)].synchronize(request, &self.post);
+        }
+        for payload in filling.payloads() {
+            self.pair.event(Event::Transfer(payload));
+        }
+        match filling.adopted() {
+            None => {}
+            Some(Err(why)) => {
+                self.place = Place::Empty;
+                self.pair.event(Event::TransferFailed(why));
+            }
+            Some(Ok(arrived)) => {
+                let following = Following::new(*arrived, self.ends);
+                self.place = Place::Here(Box::new(following));
+                self.pair.event(Event::Adopted);
+            }
+        }
+        self.act();
+    }
+
+    /// Executes a slice, or waits.
+    fn work(&mut self) {
+        let step = match &mut self.place {
+            Place::Here(following) => following.step(self.pair, self.ends),
+            _ => Ok(Step::Wait),
+        };
+        match step {
+            Ok(Step::Done) => self.act(),
+            Ok(Step::Wait) => {
+                self.act();
+                if self.ending.is_none() {
+                    self.mail.bell.wait(self.pair.patience());
+                }
+            }
+            Err(trouble) => self.trouble(trouble),
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Differs(what) => {
+                let Place::Here(following) = &mut self.place else { return };
+                let icount = following.machine().icount().0;
+                log::error!("this machine differs from the primary's at icount {icount}: {what}");
+                let evidence = following.evidence();
+                self.pair.event(Event::Diverged { icount, what, evidence });
+            }
+            Trouble::Failed(why) => {
+                log::error!("this backup cannot go on: {why}");
+                self.pair.event(Event::TransferFailed(why));
+            }
+        }
+        self.act();
+    }
+
+    fn go_live(&mut self, emit_from: u64) {
+        let place = std::mem::replace(&mut self.place, Place::Empty);
+        let Place::Here(following) = place else {
+            unreachable!("only who has a machine goes live")
+        };
+        let taken = following.into_live(emit_from, self.pair);
+        self.ending = Some(Ending::Live(Box::new(taken)));
+    }
+
+    /// The user wants the end of this backup: the primary is told.
+    fn leave(&mut self, exit: Exit) {
+        self.pair.event(Event::Detach);
+        self.act();
+        if !matches!(self.ending, Some(Ending::Live(_))) {
+            std::thread::sleep(FAREWELL);
+            self.ending = Some(Ending::Over(exit));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! A backup's own copy of a disk: it carries out the guest's requests as the primary's does, and the log says which
+//! answer the guest gets when.
+//!
+//! Contract: the guest sees the primary's answers, bit for bit. Data comes from the own copy where the log says that it
+//! is known, which may have to be waited for, else from the log. A request that fails here alone is the end of this
+//! copy. The same sectors are known on both sides: see [`crate::copy::DiskLog`].
+
+use crate::copy::{Extent, Known, unpack};
+use crate::wire::Answer;
+use backends::disk::SECTOR;
+use devices::io::{DiskOperation, DiskResult};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbers from here on are of requests that the guest knows nothing of.
+pub const INTERNAL: u64 = 1 << 63;
+
+/// A request that the log has not answered.
+#[derive(Debug)]
+struct Pending {
+    operation: DiskOperation,
+    /// It was made before this side had the disk.
+    early: bool,
+    /// What the own copy has answered.
+    own: Option<DiskResult>,
+}
+
+/// One disk.
+#[derive(Debug)]
+pub struct Mirror {
+    known: Known,
+    pending: BTreeMap<u64, Pending>,
+    /// Requests that the log has answered and the own copy has not; whether they may fail.
+    late: BTreeMap<u64, bool>,
+    next_internal: u64,
+    writes: Vec<(u64, DiskOperation)>,
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why this copy cannot follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorError {
+    /// The guest has not asked for what the log answers.
+    Differs(&'static str),
+    /// The own copy failed.
+    Failed(String),
+}
+
+impl Mirror {
+    /// A copy that has just been made equal.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            known: Known::all(),
+            pending: BTreeMap::new(),
+            late: BTreeMap::new(),
+            next_internal: INTERNAL,
+            writes: Vec::new(),
+        }
+    }
+
+    /// The guest has asked for `operation`, which goes to the own copy, too. `early`: before this side had the disk.
+    pub fn ask(&mut self, request: u64, operation: DiskOperation, early: bool) {
+        self.pending.insert(request, Pending { operation, early, own: None });
+    }
+
+    /// The own copy has answered.
+    ///
+    /// # Errors
+    /// It failed where the primary's did not.
+    pub fn own(&mut self, request: u64, result: DiskResult) -> Result<(), MirrorError> {
+        if let Some(pending) = self.pending.get_mut(&request) {
+            pending.own = Some(result);
+            return Ok(());
+        }
+        match self.late.remove(&request) {
+            Some(false) if result == DiskResult::Failed => Err(failed()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer that the log gives to `request`; `None`: the own copy has to answer first.
+    ///
+    /// # Errors
+    /// See [`MirrorError`].
+    pub fn answer(
+        &mut self,
+        request: u64,
+        answer: Answer,
+        logged: &[u8],
+    ) -> Result<Option<DiskResult>, MirrorError> {
+        let not_asked = MirrorError::Differs("an answer to a request that was not made");
+        let pending = self.pending.get(&request).ok_or(not_asked.clone())?;
+        let extent = Extent::of(&pending.operation);
+        let result = match (answer, extent) {
+            (Answer::Failed, _) => DiskResult::Failed,
+            (Answer::Done, Extent::Write(..) | Extent::Flush) => DiskResult::Done,
+            (Answer::Known | Answer::Data, Extent::Read(lba, count)) => {
+                match self.read(pending, lba, count, logged)? {
+                    Some((data, unknown)) => {
+                        self.fill_in(request, unknown);
+                        DiskResult::Data(data)
+                    }
+                    None => return Ok(None),
+                }
+            }
+            _ => return Err(not_asked),
+        };
+        let failed_there = result == DiskResult::Failed;
+        let pending = self.pending.remove(&request).expect("looked at above");
+        self.known.learn(extent, failed_there);
+        match pending.own {
+            None => drop(self.late.insert(request, failed_there)),
+            Some(DiskResult::Failed) if result == DiskResult::Done => return Err(failed()),
+            Some(_) => {}
+        }
+        Ok(Some(result))
+    }
+
+    /// The data of a read, and the parts of it that the own copy lacks.
+    #[expect(clippy::type_complexity)]
+    fn read(
+        &self,
+        pending: &Pending,
+        lba: u64,
+        count: u64,
+        logged: &[u8],
+    ) -> Result<Option<(Vec<u8>, Vec<(u64, Vec<u8>)>)>, MirrorError> {
+        let runs = match pending.early {
+            true => vec![(lba, count, false)],
+            false => self.known.runs(lba, count),
+        };
+        let lacking: u64 = runs.iter().filter(|run| !run.2).map(|run| run.1).sum();
+        let logged = unpack(logged, lacking as usize * SECTOR)
+            .map_err(|_| MirrorError::Differs("the length of a read"))?;
+        let mut data = match &pending.own {
+            _ if lacking == count => vec![0; count as usize * SECTOR],
+            None => return Ok(None),
+            Some(DiskResult::Data(data)) if data.len() == count as usize * SECTOR => data.clone(),
+            Some(_) => return Err(failed()),
+        };
+        let (mut rest, mut unknown) = (&logged[..], Vec::new());
+        for (first, n, _) in runs.into_iter().filter(|run| !run.2) {
+            let at = (first - lba) as usize * SECTOR;
+            let (part, later) = rest.split_at(n as usize * SECTOR);
+            data[at..at + part.len()].copy_from_slice(part);
+            if !pending.early {
+                unknown.push((first, part.to_vec()));
+            }
+            rest = later;
+        }
+        Ok(Some((data, unknown)))
+    }
+
+    /// Has the own copy take what it lacks, unless the guest is about to write there.
+    fn fill_in(&mut self, request: u64, parts: Vec<(u64, Vec<u8>)>) {
+        for (lba, data) in parts {
+            let (first, end) = (lba, lba + (data.len() / SECTOR) as u64);
+            let later = self.pending.iter().any(|(number, pending)| {
+                *number != request
+                    && matches!(Extent::of(&pending.operation),
+                        Extent::Write(at, n) if at < end && first < at + n)
+            });
+            if !later {
+                self.late.insert(self.next_internal, false);
+                self.writes.push((self.next_internal, DiskOperation::Write { lba, data }));
+                self.next_internal += 1;
+            }
+        }
+    }
+
+    /// What the own copy is to write besides what the guest asks for.
+    pub fn take_writes(&mut self) -> Vec<(u64, DiskOperation)> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// The machine goes live with this copy: its requests that wait for an answer, in order, with the answer if it is
+    /// there; and those whose answers the guest has had already.
+    #[expect(clippy::type_complexity)]
+    #[must_use]
+    pub fn into_live(self) -> (Vec<(u64, DiskOperation, Option<DiskResult>)>, BTreeSet<u64>) {
+        let pending = self.pending.into_iter();
+        let pending = pending.map(|(number, pending)| (number, pending.operation, pending.own));
+        (pending.collect(), self.late.into_keys().collect())
+    }
+}
+
+fn failed() -> MirrorError {
+    MirrorError::Failed("this side's disk failed where the primary's did not".into())
+}
