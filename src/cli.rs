@@ -5,6 +5,8 @@
 use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget};
 use backends::socket::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use drivers::arbiter::target::Target;
+use drivers::channel::Code;
 use lan::config::{Forward, Subnet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +20,10 @@ Exit status:
   3            a file or an address that cannot be used
   4            a replay differs from its record
   5            the host failed on the way (a full disk, for example)
+  6            another replica of the machine is live: this one must not be
+  7            this backup's machine went another way than the primary's
+  8            this backup was taken out of its pair
+  9            this backup could not follow the primary
   128 + n      ended by signal n";
 
 const KEYS: &str = "\
@@ -162,6 +168,60 @@ pub struct BootFlags {
     /// Run in random slices, for tests
     #[arg(long, value_name = "NUMBER", hide_short_help = true)]
     pub slice_seed: Option<u64>,
+    /// To survive the death of this computer
+    #[command(flatten)]
+    pub pair: PairFlags,
+}
+
+/// What a process is to its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The only one
+    Solo,
+    /// It switches the machine on, and takes a backup whenever one comes
+    Primary,
+    /// It takes the machine's state from the other side, follows it, and goes on when that side dies
+    Backup,
+}
+
+/// Flags of `ftemu boot` for a pair.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A pair of computers")]
+pub struct PairFlags {
+    /// What this side is when it starts; the roles change when one side dies
+    #[arg(long, value_name = "ROLE", default_value = "solo")]
+    pub role: Role,
+    /// Wait for the other side here: HOST:PORT or unix:PATH [default of a primary without --peer: 127.0.0.1:7478]
+    #[arg(long, value_name = "ADDR", value_parser = targets::channel_listen)]
+    pub listen: Option<Address>,
+    /// Call the other side here, again and again until it is there: HOST[:PORT] or unix:PATH
+    #[arg(long, value_name = "ADDR", value_parser = targets::peer)]
+    pub peer: Option<Address>,
+    /// The key that both sides have: 32 bytes or 64 hexadecimal digits; without a key only this computer is reached
+    #[arg(long, value_name = "FILE", conflicts_with = "pair")]
+    pub key: Option<PathBuf>,
+    /// The code that the other side shows, once, instead of a key
+    #[arg(long, value_name = "CODE")]
+    pub pair: Option<Code>,
+    /// Where the key goes that --pair agrees on
+    #[arg(long, value_name = "FILE", requires = "pair")]
+    pub key_store: Option<PathBuf>,
+    /// Who decides which side is live when they lose each other; the same for both: dir:PATH on shared storage,
+    /// witness:HOST:PORT, etcd://HOST:PORT, manual or none [default of a primary: a directory beside its image]
+    #[arg(long, value_name = "TARGET")]
+    pub arbiter: Option<Target>,
+    /// With --arbiter none: the machine may run on both sides at once
+    #[arg(long)]
+    pub i_accept_split_brain: bool,
+    /// Start although the other copy is newer, or may be
+    #[arg(long)]
+    pub force: bool,
+    /// Milliseconds between two signs of life, at most
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub heartbeat: u64,
+    /// Milliseconds of silence after which the other side counts as lost
+    #[arg(long, value_name = "MS", default_value_t = 350, value_parser = clap::value_parser!(u64).range(5..=60_000))]
+    pub timeout: u64,
 }
 
 /// Flags of `ftemu replay`.

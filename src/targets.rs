@@ -150,6 +150,27 @@ pub fn resolver(text: &str) -> Result<SocketAddr, String> {
     plain.or_else(|_| text.parse()).map_err(|_| format!("'{text}' is not ADDRESS or ADDRESS:PORT"))
 }
 
+/// The port of the logging channel.
+const PAIR_PORT: u16 = 7478;
+
+/// Where a pair's channel listens: `HOST:PORT`, `:PORT`, `unix:PATH`.
+pub fn channel_listen(text: &str) -> Result<Address, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix(path),
+        None => tcp(text),
+    }
+}
+
+/// Where the other side of a pair is: `HOST`, `HOST:PORT`, `unix:PATH`.
+pub fn peer(text: &str) -> Result<Address, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix(path),
+        None if text.is_empty() || text.starts_with(':') => Err("a host is missing".into()),
+        None if text.contains(':') && !text.ends_with(']') => tcp(text),
+        None => tcp(&format!("{text}:{PAIR_PORT}")),
+    }
+}
+
 /// `52:54:00:12:34:56`.
 pub fn mac(text: &str) -> Result<[u8; 6], String> {
     let bytes: Option<Vec<u8>> = text
@@ -245,6 +266,19 @@ mod tests {
         }
         for bad in ["", "localhost", "unix:"] {
             assert!(listen(bad).is_err() && resolver(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sides_of_a_pair() {
+        let tcp = |address: &str| Ok(Address::Tcp(address.into()));
+        assert_eq!(channel_listen(":7000"), tcp("0.0.0.0:7000"));
+        assert_eq!(peer("10.0.0.2"), tcp("10.0.0.2:7478"));
+        assert_eq!(peer("[fe80::1]"), tcp("[fe80::1]:7478"));
+        assert_eq!(peer("desk:9"), tcp("desk:9"));
+        assert_eq!(peer("unix:/s"), Ok(Address::Unix("/s".into())));
+        for bad in ["", ":9", "a:b", "unix:"] {
+            assert!(peer(bad).is_err(), "{bad}");
         }
     }
 

@@ -25,7 +25,7 @@ const SNAPSHOT: &[u8; 8] = b"ftemuSNP";
 /// What begins a state without RAM.
 const STATE: &[u8; 8] = b"ftemuSTA";
 /// Raised when a format changes.
-const VERSION: u32 = 2;
+pub const VERSION: u32 = 2;
 
 /// Everything but RAM and board.
 #[derive(Serialize, Deserialize)]

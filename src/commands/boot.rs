@@ -1,7 +1,7 @@
 //! `ftemu boot`: a machine in the host's time.
 
-use super::{counter, files, stats};
-use crate::cli::{BootFlags, LogDiskData};
+use super::{counter, files, protect, stats};
+use crate::cli::{BootFlags, LogDiskData, Role};
 use crate::failure::Failure;
 use crate::targets::{NetTarget, RateFlag, RtcFlag, SerialTarget};
 use backends::console::{Console, file, socket, stdio, terminal};
@@ -14,8 +14,10 @@ use backends::net::capture::Capture;
 use backends::net::{Network, stream, tap};
 use devices::board::BoardConfig;
 use devices::time::Icount;
+use drivers::backup::{self, Ending};
 use drivers::host::{Ends, Mail, Posts, mail};
 use drivers::live::{self, LiveConfig, Timing};
+use drivers::outcome::{Exit, Outcome};
 use drivers::record::Recorder;
 use drivers::session::{DiskSource, NamedBoot, NamedFile, Session};
 use emulator::machine::{Config, Machine};
@@ -49,13 +51,16 @@ pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     let board = BoardConfig { disks: sizes, nics, uarts: flags.serial.len().max(1) as u8 };
     let (boot, named) = direct.unzip();
     let config = Config { ram_bytes: flags.memory, board, direct_boot: boot };
-    let mut machine = machine(&config)?;
     let (disks, sources): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
-    let mut recorder = recorder(flags, &mut machine, &config, named, sources)?;
-    drop(config);
     let (posts, mail) = mail();
     let ends = outgoing(flags, &posts, disks)?;
-    live_run(flags, &mut machine, mail, ends, &posts, &mut recorder)
+    let host = Host { flags, posts, mail, ends };
+    if flags.pair.role == Role::Backup {
+        return host.backup(&config);
+    }
+    let mut machine = machine(&config)?;
+    let recorder = recorder(flags, &mut machine, &config, named, sources)?;
+    host.live(&mut machine, config, recorder)
 }
 
 /// Refuses flags that do not go together.
@@ -63,6 +68,9 @@ fn check(flags: &BootFlags) -> Result<(), Failure> {
     let usage = |text: &str| Err(Failure::Usage(text.into()));
     if flags.disks.len() > DISKS_MAX {
         return usage("a machine has at most four disks");
+    }
+    if flags.pair.role != Role::Solo {
+        protect::check(flags)?;
     }
     if flags.serial.len() > PORTS_MAX {
         return usage("a machine has at most four serial ports");
@@ -215,22 +223,103 @@ fn consoles(
     Ok(raw)
 }
 
-fn live_run(
-    flags: &BootFlags,
-    machine: &mut Machine,
+/// Everything on the host's side of a machine.
+struct Host<'a> {
+    flags: &'a BootFlags,
+    posts: Posts,
     mail: Mail,
-    mut ends: Ends,
-    posts: &Posts,
-    recorder: &mut Recorder,
-) -> Result<u8, Failure> {
-    let config = live_config(flags);
-    backends::signal::watch(posts.signals.clone()).map_err(|e| Failure::Host(e.to_string()))?;
-    let raw = consoles(flags, posts, &mut ends)?;
-    let outcome = live::run(machine, &config, mail, ends, recorder);
-    drop(raw);
+    ends: Ends,
+}
+
+impl Host<'_> {
+    /// Runs a machine that was just switched on.
+    fn live(
+        mut self,
+        machine: &mut Machine,
+        config: Config,
+        mut recorder: Recorder,
+    ) -> Result<u8, Failure> {
+        let protection = match self.flags.pair.role {
+            Role::Solo => None,
+            _ => Some(protect::pair(self.flags, &config, self.mail.bell.waker())?),
+        };
+        let mut live = live_config(self.flags);
+        live.disk_sizes = disk_sizes(&config);
+        drop(config);
+        let raw = self.open_consoles()?;
+        let Some(mut protection) = protection else {
+            let outcome = live::run(machine, &live, self.mail, self.ends, &mut recorder);
+            drop(raw);
+            return report(self.flags, outcome);
+        };
+        if let Err(exit) = protection.pair.wait_for_leave(&self.mail) {
+            drop(raw);
+            log::warn!("not started: {}", exit.name());
+            return Ok(exit.status());
+        }
+        let pair = Some(&mut protection.pair);
+        let (mail, ends) = (self.mail, self.ends);
+        let outcome = live::run_protected(machine, &live, mail, ends, &mut recorder, pair, None);
+        drop(raw);
+        protection.end(&outcome);
+        report(self.flags, outcome)
+    }
+
+    /// Waits for a machine, follows it, and runs it when it is ours.
+    fn backup(mut self, config: &Config) -> Result<u8, Failure> {
+        let mut protection = protect::pair(self.flags, config, self.mail.bell.waker())?;
+        let raw = self.open_consoles()?;
+        let sizes = disk_sizes(config);
+        let pair = &mut protection.pair;
+        let mut taken = match backup::run(pair, config, &sizes, &self.mail, &mut self.ends) {
+            Ending::Live(taken) => taken,
+            Ending::Over(exit) => {
+                drop(raw);
+                self.ends.finish().map_err(|e| Failure::Host(e.to_string()))?;
+                protection.leave(exit);
+                log::warn!("{}", exit.name());
+                return Ok(exit.status());
+            }
+        };
+        let mut live = live_config(self.flags);
+        live.disk_sizes = sizes;
+        live.wall_clock = taken.wall_clock;
+        let outcome = live::run_protected(
+            &mut taken.machine,
+            &live,
+            self.mail,
+            self.ends,
+            &mut Recorder::default(),
+            Some(&mut protection.pair),
+            Some(taken.inherited),
+        );
+        drop(raw);
+        protection.end(&outcome);
+        report(self.flags, outcome)
+    }
+
+    /// Opens the consoles and watches for signals; the terminal is ours until the guard is dropped.
+    fn open_consoles(&mut self) -> Result<Option<terminal::RawMode>, Failure> {
+        let signals = self.posts.signals.clone();
+        backends::signal::watch(signals).map_err(|e| Failure::Host(e.to_string()))?;
+        consoles(self.flags, &self.posts, &mut self.ends)
+    }
+}
+
+/// Index and size of each disk.
+fn disk_sizes(config: &Config) -> Vec<(u8, u64)> {
+    let disks = config.board.disks.iter().enumerate();
+    disks.filter_map(|(n, sectors)| sectors.map(|sectors| (n as u8, sectors))).collect()
+}
+
+/// Says how a run ended.
+fn report(flags: &BootFlags, outcome: std::io::Result<Outcome>) -> Result<u8, Failure> {
     let outcome = outcome.map_err(|e| Failure::Host(format!("the run was ended: {e}")))?;
     if let Some(path) = &flags.stats {
         stats::write(path, &outcome)?;
+    }
+    if let Exit::Superseded(_) | Exit::Detached | Exit::Diverged | Exit::Unusable = outcome.exit {
+        log::warn!("{}", outcome.exit.name());
     }
     log::info!("{} at icount {}", outcome.exit.name(), outcome.icount.0);
     Ok(outcome.exit.status())
@@ -258,6 +347,7 @@ fn live_config(flags: &BootFlags) -> LiveConfig {
         wall_clock,
         entropy: if from_host { host_entropy() } else { seeded(flags.seed.unwrap_or(0)) },
         reseed: from_host.then_some(host_entropy),
+        disk_sizes: Vec::new(),
     }
 }
 
@@ -269,6 +359,12 @@ fn host_entropy() -> [u8; 32] {
         log::warn!("the host gave no random numbers");
     }
     seed
+}
+
+/// A random number of the host.
+pub fn random_number() -> u128 {
+    let seed = host_entropy();
+    u128::from_le_bytes(*seed.first_chunk().expect("32 bytes"))
 }
 
 /// Bytes that follow from `number`.

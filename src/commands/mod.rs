@@ -5,6 +5,7 @@ pub mod counter;
 pub mod files;
 pub mod lan;
 pub mod pages;
+mod protect;
 pub mod replay;
 pub mod stats;
 pub mod witness;

@@ -10,10 +10,12 @@ use crate::channel::{Channel, ChannelEvent, Inbox};
 use crate::check::Schedule;
 use crate::copy::DiskLog;
 use crate::guest::Guest;
+use crate::host::Mail;
+use crate::outcome::Exit;
 use crate::record;
 use backends::wake::{Waker, mailbox};
 use devices::io::{DiskOperation, Input};
-use ft::event::{Notice, Record, Verdict};
+use ft::event::{Notice, Record, RecordRole, Verdict};
 use ft::log::{Body, Entry, Instant};
 use ft::replica::Status;
 use ft::types::{Conn, Epoch, HostNs, ReplicaId};
@@ -200,7 +202,10 @@ impl Pair {
                 Action::AskArbiter(epoch) => self.ask(epoch),
                 Action::Persist(record) => {
                     if let Err(e) = (self.keep)(&record) {
-                        log::error!("the record of the epoch cannot be written: {e}");
+                        log::error!("{e}");
+                        if record.role == RecordRole::Syncing {
+                            self.event(Event::TransferFailed(e.to_string()));
+                        }
                     }
                 }
                 Action::Tell(notice) => {
@@ -218,6 +223,29 @@ impl Pair {
         let vm = self.replica.status().vm.expect("who asks has a machine");
         self.asked = (self.asked.0 + 1, epoch);
         self.asking.claim(self.asked.0, vm.0, epoch.0, self.me.0);
+    }
+
+    /// Waits until the machine may go live.
+    ///
+    /// # Errors
+    /// It may not, or the user does not want to wait.
+    pub fn wait_for_leave(&mut self, mail: &Mail) -> Result<Epoch, Exit> {
+        loop {
+            while let Some(action) = self.poll() {
+                match action {
+                    Action::GoLive { epoch, .. } => return Ok(epoch),
+                    Action::Halt(halt) => return Err(Exit::of(&halt)),
+                    action => log::debug!("before the start: {action:?}"),
+                }
+            }
+            mail.bell.wait(self.patience());
+            mail.bell.take();
+            if let Ok(signal) = mail.signals.try_recv() {
+                return Err(Exit::Signal(signal.0));
+            }
+            self.tick();
+            while self.receive() {}
+        }
     }
 
     /// Backup: the next entry to execute.

@@ -86,6 +86,13 @@ impl Session {
     }
 }
 
+/// A hash of a machine's configuration: two machines with the same one and the same inputs are the same.
+#[must_use]
+pub fn configuration(config: &emulator::machine::Config) -> u64 {
+    let bytes = postcard::to_allocvec(config).expect("plain data can be encoded");
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -224,6 +224,7 @@ pub fn run_protected<G: Guest>(
         None => live.power_on(),
         Some(inherited) => live.take_over(inherited),
     }
+    live.act();
     live.begin_sample();
     let ended = live.until_the_end();
     live.finish(ended)

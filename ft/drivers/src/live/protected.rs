@@ -162,19 +162,11 @@ impl<G: Guest> Live<'_, G> {
     pub(super) fn farewell(&mut self, exit: Exit) -> Exit {
         let by_itself =
             matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
-<<<<<<< HEAD
-        let Some(pair) = self.pair.as_mut().filter(|_| by_itself) else { return exit };
-        let at = instant(self.guest, self.halted);
-        let count = std::mem::take::<Untold>(&mut self.untold).count;
-        if count > 0 {
-            pair.event(Event::Output { at, count });
-=======
         if !by_itself || self.pair.is_none() {
             if let Some(pair) = &mut self.pair {
                 pair.hang_up();
             }
             return exit;
->>>>>>> 61a8abc (drivers: a backup that takes the machine over, follows the log and goes live; joining from the live side)
         }
         self.ended = None;
         self.tell_outputs();

@@ -1,0 +1,257 @@
+//! `ftemu boot --role primary` and `--role backup`: a machine that survives the death of its computer.
+
+use super::boot::{BUILD, random_number};
+use crate::cli::{BootFlags, PairFlags, Role};
+use crate::failure::Failure;
+use backends::wake::Waker;
+use drivers::arbiter::Arbiter;
+use drivers::arbiter::manual::Promotion;
+use drivers::arbiter::target::Target;
+use drivers::channel::{Channel, ChannelConfig, Formats, Greeting, Key, Secret};
+use drivers::outcome::{Exit, Outcome};
+use drivers::pair::{Keep, Pair, Parts};
+use drivers::sidecar::{self, Record};
+use drivers::start_check::{self, Known, forced_epoch, start_check};
+use emulator::machine::Config;
+use ft::event::RecordRole;
+use ft::types::{Epoch, HostNs, ReplicaId, VmId};
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Where a primary listens if it is not told.
+const LOCAL: &str = "127.0.0.1:7478";
+
+/// The pair of a process, and what it leaves on the disk at the end.
+pub struct Protection {
+    /// The pair.
+    pub pair: Pair,
+    records: Rc<RefCell<Records>>,
+}
+
+/// The record beside the first disk image, if there is one.
+struct Records {
+    image: Option<PathBuf>,
+    me: u128,
+    peer: String,
+    last: Option<Record>,
+}
+
+impl Records {
+    fn store(&mut self, record: Record) -> io::Result<()> {
+        if let Some(image) = &self.image {
+            sidecar::store(image, &record)?;
+        }
+        self.last = Some(record);
+        Ok(())
+    }
+
+    /// What the protocol wants remembered.
+    fn keep(&mut self, record: &ft::event::Record) -> io::Result<()> {
+        let (vm, epoch) = (record.vm.0, record.epoch.0);
+        let role = match record.role {
+            RecordRole::Primary => sidecar::Role::Primary,
+            RecordRole::Backup => sidecar::Role::Backup,
+            RecordRole::Syncing => sidecar::Role::Syncing,
+        };
+        if role == sidecar::Role::Syncing {
+            start_check::join_check(self.last.as_ref(), vm, epoch).map_err(io::Error::other)?;
+        }
+        self.store(self.record(vm, epoch, role))
+    }
+
+    fn record(&self, vm: u128, epoch: u64, role: sidecar::Role) -> Record {
+        Record {
+            version: sidecar::VERSION,
+            vm,
+            epoch,
+            role,
+            incarnation: self.me,
+            icount: 0,
+            guest_ns: 0,
+            clean: false,
+            peer: self.peer.clone(),
+        }
+    }
+}
+
+impl Protection {
+    /// The run is over, and its disks are durable.
+    pub fn end(self, outcome: &io::Result<Outcome>) {
+        match outcome {
+            Ok(outcome) => self.leave(outcome.exit),
+            Err(_) => self.pair.finish(),
+        }
+    }
+
+    /// The process ends like this.
+    pub fn leave(self, exit: Exit) {
+        let switched_off =
+            matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
+        let mut records = self.records.borrow_mut();
+        if switched_off && let Some(mut record) = records.last.take() {
+            record.clean = true;
+            if let Err(e) = records.store(record) {
+                log::warn!("the record beside the image cannot be written: {e}");
+            }
+        }
+        drop(records);
+        self.pair.finish();
+    }
+}
+
+/// Refuses flags that do not go together.
+pub fn check(flags: &BootFlags) -> Result<(), Failure> {
+    let usage = |text: &str| Err(Failure::Usage(text.into()));
+    let pair = &flags.pair;
+    if pair.role == Role::Backup && pair.peer.is_none() && pair.listen.is_none() {
+        return usage("a backup needs --peer HOST, where the primary is (or --listen)");
+    }
+    if pair.role == Role::Backup && flags.record.is_some() {
+        return usage("a backup cannot --record: a log begins where a machine is switched on");
+    }
+    if pair.arbiter == Some(Target::None) && !pair.i_accept_split_brain {
+        return usage(
+            "with --arbiter none a machine may run on both sides at once, and its two histories cannot be joined again; \
+             say --i-accept-split-brain if that is all right",
+        );
+    }
+    let image = image(flags).is_some();
+    if pair.arbiter.is_none() && (pair.role == Role::Backup || !image) {
+        return usage(
+            "--arbiter must say who decides which side is live when they lose each other: \
+             dir:PATH, witness:HOST:PORT, etcd://HOST:PORT or manual; the same on both sides",
+        );
+    }
+    Ok(())
+}
+
+/// The image beside which the record is.
+fn image(flags: &BootFlags) -> Option<&Path> {
+    flags.disks.first().filter(|_| !flags.snapshot).map(PathBuf::as_path)
+}
+
+/// This side of the pair for the machine of `config`.
+pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protection, Failure> {
+    let host = |e: io::Error| Failure::Host(e.to_string());
+    let pair = &flags.pair;
+    let key = match &pair.key {
+        None => None,
+        Some(path) => Some(Key::read(path).map_err(|e| Failure::file(path, e))?),
+    };
+    let image = image(flags);
+    let target = pair.arbiter.clone().unwrap_or_else(|| {
+        Target::beside(image.expect("checked: without an image there is --arbiter"))
+    });
+    let bytes = key.as_ref().map(|key| &key.0);
+    let mut arbiter = target
+        .open(&Promotion::default(), bytes)
+        .map_err(|e| Failure::Input(format!("--arbiter {target}: {e}")))?;
+    let record = match image {
+        Some(image) => sidecar::load(image).map_err(|e| Failure::Input(e.to_string()))?,
+        None => None,
+    };
+    let me = random_number();
+    let peer = pair.peer.as_ref().map(ToString::to_string).unwrap_or_default();
+    let image = image.map(Path::to_path_buf);
+    let mut records = Records { image, me, peer, last: record };
+    let start = match pair.role {
+        Role::Backup => {
+            let vm = records.last.as_ref().map(|record| VmId(record.vm));
+            ft::Start::Spare { vm }
+        }
+        Role::Primary | Role::Solo => primary(pair, &target, &mut *arbiter, &mut records)?,
+    };
+    let (channel, inbox) = channel(flags, config, key, waker.clone())?;
+    let mut times = ft::Config::new(ReplicaId(me));
+    times.heartbeat = pair.heartbeat * HostNs::MS;
+    times.timeout = pair.timeout * HostNs::MS;
+    let records = Rc::new(RefCell::new(records));
+    let kept = Rc::clone(&records);
+    let keep: Keep = Box::new(move |record| kept.borrow_mut().keep(record));
+    let disks = config.board.disks.iter().flatten().count();
+    let parts = Parts { config: times, start, channel, inbox, arbiter, keep, disks };
+    let pair = Pair::new(parts, waker).map_err(host)?;
+    Ok(Protection { pair, records })
+}
+
+/// Whether this copy may start as primary, and in which epoch.
+fn primary(
+    flags: &PairFlags,
+    target: &Target,
+    arbiter: &mut dyn Arbiter,
+    records: &mut Records,
+) -> Result<ft::Start, Failure> {
+    let vm = records.last.as_ref().map_or_else(random_number, |record| record.vm);
+    let known = match target {
+        Target::Manual | Target::None => Known::Nothing,
+        _ => {
+            let latest = arbiter.latest(vm);
+            let unreachable = |e| Failure::Input(format!("--arbiter {target}: {e}"));
+            Known::Latest(latest.map_err(unreachable)?)
+        }
+    };
+    let record = records.last.as_ref();
+    let epoch = match start_check(record, known) {
+        start_check::Start::Fresh => 0,
+        start_check::Start::Resume { epoch } => epoch,
+        start_check::Start::Refuse(why) if flags.force => {
+            log::warn!("started by force, although {why}");
+            forced_epoch(record, known)
+        }
+        start_check::Start::Refuse(why) => return Err(Failure::Input(why)),
+    };
+    let record = records.record(vm, epoch, sidecar::Role::Primary);
+    records
+        .store(record)
+        .map_err(|e| Failure::Host(format!("the record beside the image: {e}")))?;
+    Ok(ft::Start::Solo { vm: VmId(vm), epoch: Epoch(epoch) })
+}
+
+fn channel(
+    flags: &BootFlags,
+    config: &Config,
+    key: Option<Key>,
+    waker: Waker,
+) -> Result<(Channel, drivers::channel::Inbox), Failure> {
+    let pair = &flags.pair;
+    let local = || backends::socket::Address::Tcp(LOCAL.into());
+    let alone = pair.listen.is_none() && pair.peer.is_none();
+    let secret = match (&pair.pair, key) {
+        (Some(code), _) => Secret::Pairing { code: code.clone(), store: pair.key_store.clone() },
+        (None, Some(key)) => Secret::Key(key),
+        (None, None) => Secret::Local,
+    };
+    let channel = ChannelConfig {
+        listen: pair.listen.clone().or_else(|| alone.then(local)),
+        peer: pair.peer.clone(),
+        secret,
+        greeting: greeting(flags, config),
+    };
+    let (channel, inbox) = Channel::open(channel, waker).map_err(Failure::Input)?;
+    if let Some(port) = channel.port() {
+        log::info!("listening on port {port}");
+    }
+    Ok((channel, inbox))
+}
+
+/// What this side says of its machine.
+fn greeting(flags: &BootFlags, config: &Config) -> Greeting {
+    let disks = config.board.disks.iter().flatten().map(|sectors| format!("{sectors} sectors"));
+    let disks: Vec<String> = disks.collect();
+    let mac = |mac: &[u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    let cards: Vec<String> = config.board.nics.iter().map(mac).collect();
+    let settings = [
+        ("memory", config.ram_bytes.to_string()),
+        ("disks", disks.join(", ")),
+        ("network card", cards.join(", ")),
+        ("serial ports", config.board.uarts.to_string()),
+        ("direct boot", if flags.kernel.is_some() { "yes" } else { "no" }.into()),
+        ("heartbeat", format!("{} ms", flags.pair.heartbeat)),
+        ("timeout", format!("{} ms", flags.pair.timeout)),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let formats = Formats { log: ft::log::file::VERSION, snapshot: emulator::snapshot::VERSION };
+    Greeting::new(BUILD, formats, drivers::session::configuration(config), settings)
+}
