@@ -8,6 +8,7 @@ pub mod arbiter;
 pub mod backup;
 pub mod channel;
 pub mod check;
+pub mod control;
 pub mod copy;
 pub mod durable;
 pub mod follow;
