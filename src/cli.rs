@@ -78,6 +78,12 @@ pub enum Command {
     /// Serve as the third computer of pairs: says which replica won which epoch, so that two never run at once
     #[command(after_help = EXIT_STATUS)]
     Witness(WitnessFlags),
+    /// Ask or tell a running machine something, over its control socket
+    #[command(after_help = EXIT_STATUS)]
+    Ctl(CtlFlags),
+    /// Make the key that both sides of a pair need
+    #[command(after_help = EXIT_STATUS)]
+    Keygen(KeygenFlags),
     /// Print a completion script for a shell
     Completions(CompletionsFlags),
     /// Print a manual page
@@ -294,6 +300,58 @@ pub struct WitnessFlags {
     /// stop a machine: then use it in networks that you trust only
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+}
+
+/// Flags of `ftemu ctl`.
+#[derive(Debug, Args)]
+pub struct CtlFlags {
+    /// The machine's control socket
+    #[arg(value_name = "SOCK")]
+    pub socket: PathBuf,
+    /// What to ask
+    #[command(subcommand)]
+    pub action: CtlAction,
+}
+
+/// What a running machine can be asked.
+#[derive(Debug, Subcommand)]
+pub enum CtlAction {
+    /// Say how the machine is
+    Status {
+        /// In one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Backup: go live. You say that the primary is dead
+    Promote,
+    /// Primary: go on without the backup
+    Detach,
+    /// Press the power button: the guest shuts itself down, and both sides end
+    Powerdown,
+    /// Press the reset button
+    Reset,
+    /// Stop the machine
+    Pause,
+    /// Let it go on
+    Resume,
+    /// Write the machine's state to a file on the machine's computer
+    Snapshot {
+        /// The file
+        file: PathBuf,
+    },
+    /// Press keys, by QEMU's names
+    Sendkey {
+        /// As in: ctrl-alt-delete, or: l s ret
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+}
+
+/// Flags of `ftemu keygen`.
+#[derive(Debug, Args)]
+pub struct KeygenFlags {
+    /// A new file, for you alone: copy it to the other computer, and give both --key FILE
+    pub file: PathBuf,
 }
 
 /// Flags of `ftemu completions`.

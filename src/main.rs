@@ -23,6 +23,8 @@ fn main() -> ExitCode {
         Command::Replay(flags) => commands::replay::run(flags),
         Command::Lan(flags) => commands::lan::run(flags),
         Command::Witness(flags) => commands::witness::run(flags),
+        Command::Ctl(flags) => commands::ctl::run(flags),
+        Command::Keygen(flags) => commands::keygen::run(flags),
         Command::Completions(flags) => commands::pages::completions(flags),
         Command::Man(flags) => commands::pages::man(flags),
     };

@@ -2,7 +2,9 @@
 
 pub mod boot;
 pub mod counter;
+pub mod ctl;
 pub mod files;
+pub mod keygen;
 pub mod lan;
 pub mod pages;
 mod protect;
