@@ -107,8 +107,12 @@ impl Backup {
                 _ => Turn::Stay,
             },
             Event::Timer => self.tick(context),
-            Event::Promote if self.adopted => self.take_over(context, "the user wants it"),
-            Event::Detach => {
+            Event::Promote if self.adopted && !self.is_taking_over() => {
+                self.claim(context);
+                self.proceed(context)
+            }
+            // Who has asked for the epoch may have it: to leave now could leave nobody.
+            Event::Detach if !self.is_taking_over() => {
                 if let Some(conn) = self.conn.take() {
                     leave(context, conn, Bye::Detached);
                 }
@@ -136,12 +140,12 @@ impl Backup {
                     false => self.take_over(context, "it left"),
                 }
             }
-            Message::Bye(Bye::Detached) => {
+            Message::Bye(Bye::Detached) if !self.is_taking_over() => {
                 context.act(Action::Close(conn));
                 Turn::Halt(Halt::Detached)
             }
-            // It says so itself that it cannot go on.
-            Message::Bye(Bye::Failed) => self.take_over(context, "it failed"),
+            // It says so itself that it cannot go on, or that it wants us no more when we have asked already.
+            Message::Bye(Bye::Failed | Bye::Detached) => self.take_over(context, "it left"),
             _ => self.unusable(context, "the primary broke the protocol".into()),
         }
     }
@@ -215,7 +219,7 @@ impl Backup {
         Turn::Halt(Halt::Unusable(why))
     }
 
-    /// The primary is lost. From here on nothing is acknowledged: what it releases later is what it had the leave for.
+    /// The primary is lost.
     fn take_over(&mut self, context: &mut Context, why: &str) -> Turn {
         if let Some(conn) = self.conn.take() {
             context.act(Action::Close(conn));
@@ -234,17 +238,26 @@ impl Backup {
             return;
         }
         if context.has(Planted::BackupSkipsArbiter) {
-            self.won = true;
+            self.win(context);
         } else {
             self.claim = Some(Claim::ask(context));
+        }
+    }
+
+    /// The epoch is ours. Nothing is acknowledged from here on: what the primary releases later is what it had the
+    /// leave for, and that is in the log.
+    fn win(&mut self, context: &mut Context) {
+        self.won = true;
+        self.claim = None;
+        if let Some(conn) = self.conn.take() {
+            context.act(Action::Close(conn));
         }
     }
 
     fn verdict(&mut self, context: &mut Context, verdict: Verdict) -> Turn {
         match verdict {
             Verdict::Won => {
-                self.won = true;
-                self.claim = None;
+                self.win(context);
                 self.proceed(context)
             }
             Verdict::Lost { epoch, owner } => Turn::Halt(Halt::Superseded { epoch, owner }),

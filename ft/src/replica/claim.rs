@@ -23,6 +23,12 @@ impl Claim {
         Self { epoch: context.epoch, again: None, since: context.now, told: false }
     }
 
+    /// Asks for the replica's present epoch in `wait` nanoseconds.
+    pub(super) fn ask_after(context: &Context, wait: u64) -> Self {
+        let again = Some(context.now.after(wait));
+        Self { epoch: context.epoch, again, since: context.now, told: false }
+    }
+
     /// Whether a verdict on `epoch` is an answer to this question.
     pub(super) fn answers(&self, epoch: Epoch) -> bool {
         self.again.is_none() && self.epoch == epoch

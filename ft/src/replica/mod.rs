@@ -243,10 +243,18 @@ impl Replica {
         };
         let mut context = Context { config, now, vm, epoch, actions };
         let role = match start {
-            Start::Solo { .. } => Role::Starting(Claim::ask(&mut context)),
+            Start::Solo { epoch: Epoch(0), .. } => Role::Starting(Claim::ask(&mut context)),
+            // This machine was live before and boots again, with what is on its disk. A backup that has all of it
+            // comes first: it is given the time to notice.
+            Start::Solo { .. } => {
+                let wait = context.config.timeout.saturating_mul(2);
+                Role::Starting(Claim::ask_after(&context, wait))
+            }
             Start::Spare { .. } => Role::Spare(Spare::default()),
         };
-        Self { context, role, strangers: Vec::new(), timer: None }
+        let mut replica = Self { context, role, strangers: Vec::new(), timer: None };
+        replica.set_timer();
+        replica
     }
 
     /// Takes what has happened at `now`.

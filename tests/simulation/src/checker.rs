@@ -18,7 +18,7 @@ pub struct Counts {
     pub joined: u64,
     /// Processes that died.
     pub crashes: u64,
-    /// Machines that were switched on.
+    /// Machines that were switched on and went live.
     pub boots: u64,
     /// Outputs that left for the first time.
     pub outputs: u64,
@@ -98,6 +98,8 @@ pub struct Checker {
     told_end: BTreeSet<u128>,
     ledgers: [Ledger; CLIENTS],
     values: BTreeSet<u64>,
+    /// Who let the last new output leave.
+    last: Option<ReplicaId>,
     /// What happened.
     pub counts: Counts,
 }
@@ -167,6 +169,7 @@ impl Checker {
         let before = history.outputs.last().map_or(0, |last| last.ns);
         history.outputs.push(*output);
         self.counts.outputs += 1;
+        self.last = Some(who.replica);
         self.holds(output.ns >= before, || format!("guest time goes back: {before}, {output:?}"));
     }
 
@@ -179,6 +182,11 @@ impl Checker {
         }
         let inherited = next.life != who.life || output.number < next.made;
         (!inherited).then(|| format!("two emitters: {reign} from output {}", next.made))
+    }
+
+    /// Who let the last new output leave, since the last call.
+    pub fn take_last_emitter(&mut self) -> Option<ReplicaId> {
+        self.last.take()
     }
 
     /// Whether all outputs of a boot below `number` have left.

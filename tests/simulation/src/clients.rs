@@ -40,7 +40,7 @@ impl World {
     }
 
     /// Somebody presses the power button.
-    pub(crate) fn press_power_button(&mut self) {
+    pub fn press_power_button(&mut self) {
         self.after(0, Due::Frame(Input::PowerButton.encode()));
     }
 

@@ -85,6 +85,16 @@ impl World {
         }
     }
 
+    /// Opens or cuts the link between two computers, both ways.
+    pub fn set_link(&mut self, one: usize, two: usize, up: bool) {
+        for (from, to) in [(one, two), (two, one)] {
+            match up {
+                true => self.unblock(from, to),
+                false => self.net.block(from, to, true),
+            }
+        }
+    }
+
     /// Blocks a direction for a time.
     pub fn block(&mut self, from: usize, to: usize, time: u64) {
         self.net.block(from, to, true);

@@ -303,7 +303,7 @@ impl Machine {
         }
     }
 
-    /// Something reaches the machine that is no input: a mistake.
+    /// Something reaches the machine that is no input: a mistake, or a broken memory.
     pub fn disturb(&mut self, word: u64) {
         self.accumulator ^= word;
     }

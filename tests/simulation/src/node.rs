@@ -35,6 +35,14 @@ pub struct Node {
     pub finished: bool,
 }
 
+impl Node {
+    /// Whether its memory is known to be broken.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.broken)
+    }
+}
+
 /// What a process is about to do.
 #[derive(Debug)]
 pub enum Todo {
@@ -128,6 +136,8 @@ pub struct Process {
     pub stepping: bool,
     /// When the machine was last run.
     pub last_step: u64,
+    /// Its computer's memory is known to be broken: its machine will differ.
+    pub broken: bool,
     /// Connections that the replica has closed.
     pub closed: Vec<Conn>,
     /// The epoch of the question that the arbiter has not answered, and its number.
@@ -162,6 +172,7 @@ impl Process {
             timer: 0,
             stepping: false,
             last_step: 0,
+            broken: false,
             closed: Vec::new(),
             question: None,
         }

@@ -180,7 +180,7 @@ impl World {
                     }
                     break;
                 }
-                Err(what) => return self.checker.violated(what),
+                Err(what) => return self.differs(node, what),
             }
         }
         if self.has(DriverMistake::PastTheFrontier) {
@@ -198,6 +198,17 @@ impl World {
         }
         let wait = self.rng.range(MS / 4, 5 * MS);
         self.step_soon(node, wait);
+    }
+
+    /// The backup's machine is not the primary's: the replica is told, and nobody is surprised if it had to come.
+    fn differs(&mut self, node: usize, what: String) {
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        if !process.broken {
+            return self.checker.violated(what);
+        }
+        let icount = process.machine.as_ref().map_or(0, |machine| machine.icount());
+        let event = Event::Diverged { icount, what, evidence: vec![1] };
+        process.first([Todo::Tell(event)]);
     }
 
     /// Executes towards an entry, and takes it; whether it came so far.

@@ -314,7 +314,6 @@ impl World {
             self.nodes[node].claimants.push(me);
             let life = self.lives;
             self.lives += 1;
-            self.checker.counts.boots += 1;
             let machine = crate::machine::Machine::boot(life, &self.nodes[node].disk);
             process.machine = Some(machine);
         }
