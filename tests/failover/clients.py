@@ -10,6 +10,7 @@ them around a moment.
 import bisect
 import hashlib
 import http.client
+import itertools
 import os
 import random
 import select
@@ -82,7 +83,7 @@ class Client:
         first = max(0, bisect.bisect_right(times, moment - before) - 1)
         last = bisect.bisect_right(times, moment + after) + 1
         seen = times[first:last]
-        return max((b - a for a, b in zip(seen, seen[1:])), default=float("inf"))
+        return max((b - a for a, b in itertools.pairwise(seen)), default=float("inf"))
 
     def open(self):
         """Connects."""
@@ -234,9 +235,7 @@ class Ssh(Client):
     """An ssh session that stays open: a loop in the guest prints increasing numbers."""
 
     name = "ssh"
-    loop = (
-        "python3 -uc 'import itertools,time\nfor i in itertools.count(1): print(i); time.sleep(.02)'"
-    )
+    loop = "python3 -uc 'import time\nfor i in range(1, 1 << 40): print(i); time.sleep(.02)'"
 
     def __init__(self, argv):
         super().__init__()

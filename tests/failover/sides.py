@@ -12,12 +12,30 @@ import subprocess
 import time
 
 PORT = 7070
-# How a side names itself in its status when its machine is live.
-LIVE = ("primary", "solo", "solo-joining", "claiming")
+# Roles in which a side's machine is live and its outputs leave.
+LIVE = ("primary", "solo")
+# What it tells its user when its role changes.
+TOLD = {
+    "protected: ": "primary",
+    "the backup is lost": "claiming",
+    "the primary is lost": "taking over",
+    "on its own, ": "solo",
+    "following the primary": "backup",
+}
 
 
 class Failure(Exception):
     """A check that did not hold, with what was seen instead."""
+
+
+def key_file(folder, name, key):
+    """Makes a file with a key, unless it is there; returns its path."""
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        with open(path, "w", encoding="ascii") as file:
+            os.chmod(path, 0o600)
+            file.write(key.hex() + "\n")
+    return path
 
 
 class Here:
@@ -38,8 +56,9 @@ class Side:
 
     started = 0
 
-    def __init__(self, context, host, argv):
+    def __init__(self, context, host, argv, first="solo"):
         Side.started += 1
+        self.first = first
         stem = os.path.join(context.work, f"{Side.started:03}-{host.name}")
         self.host, self.console, self.messages = host, f"{stem}.console", f"{stem}.messages"
         self.control = f"{stem}.control"
@@ -49,7 +68,11 @@ class Side:
             messages.write((" ".join(argv) + "\n").encode())
             messages.flush()
             self.child = subprocess.Popen(
-                host.argv(argv), stdin=subprocess.PIPE, stdout=console, stderr=messages
+                host.argv(argv),
+                stdin=subprocess.PIPE,
+                stdout=console,
+                stderr=messages,
+                env={**os.environ, "FTEMU_LOG": "info"},
             )
         self.since = time.monotonic()
 
@@ -74,7 +97,7 @@ class Side:
         deadline = time.monotonic() + timeout
         while True:
             with open(self.console, "rb") as file:
-                match = re.search(pattern.encode(), file.read(), re.S)
+                match = re.search(pattern.encode(), file.read(), re.DOTALL)
             if match:
                 return match
             if self.child.poll() is not None or time.monotonic() > deadline:
@@ -106,8 +129,13 @@ class Side:
             raise Failure(f"the status is no JSON: {done.stdout!r}") from None
 
     def role(self):
-        """Its role in a word, or `gone`."""
-        return self.status().get("role", "gone") if self.child.poll() is None else "gone"
+        """Its role in a word, by the last thing that it told its user; `gone` when it has ended."""
+        if self.child.poll() is not None:
+            return "gone"
+        with open(self.messages, "rb") as file:
+            told = file.read().decode("utf-8", "replace")
+        last = max(TOLD, key=lambda line: told.rfind(line))
+        return TOLD[last] if last in told else self.first
 
     def signal(self, number):
         """Sends a signal; returns the moment."""
@@ -144,11 +172,7 @@ class Pair:
         self.context, self.guest, self.hosts, self.net = context, guest, hosts, net
         self.arbiter, self.sides = arbiter, {}
         self.images = {host.name: guest.image(host.name) for host in hosts}
-        self.key = os.path.join(context.work, "key")
-        if not os.path.exists(self.key):
-            with open(self.key, "w", encoding="ascii") as file:
-                os.chmod(self.key, 0o600)
-                file.write(os.urandom(32).hex() + "\n")
+        self.key = key_file(context.work, "key", os.urandom(32))
         self.live = hosts[0]
 
     def other(self, host):
@@ -170,7 +194,7 @@ class Pair:
         argv = self._argv(host, role, list(more))
         if instead:
             argv[argv.index(instead[0]) + 1] = instead[1]
-        side = Side(self.context, host, argv)
+        side = Side(self.context, host, argv, "spare" if role == "backup" else "solo")
         self.sides[host.name] = side
         return side
 

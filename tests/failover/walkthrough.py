@@ -5,10 +5,11 @@
   tests/failover/walkthrough.py target/release/ftemu --guest debian
 
 A block of commands in the document is run when a comment before it says where, as in
-`<!-- run: a -->`. Words after the host: `stays` (the command goes on; it is named by its first
-words after `ftemu`), `ends` (the command of that kind on that host must end with status 0), `says
-TEXT` (until that text appears), `as CODE` (a `says` whose match replaces CODE in later blocks),
-`guest debian` (only with that guest). The hosts a, b, w and c (any other computer of the LAN) have
+`<!-- run: a -->`. Words after the host: `stays` (the command goes on; it is known by the word after
+`ftemu`), `listens PORT` (until somebody answers there), `dies WORD` and `ends HOST WORD` (the
+command of that word is killed; it ends by itself with status 0), `guest NAME` (only with that
+guest), and at the end `says PATTERN [as CODE]` (until that appears; what matched replaces CODE in
+later blocks). The hosts a, b, w and c (any other computer of the LAN) have
 the addresses that the document uses, a directory each, and a copy of the image as disk.img. Exit
 status 1 at the first step that fails, 77 when this computer cannot make namespaces.
 """
@@ -17,6 +18,7 @@ import argparse
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +30,7 @@ from sides import Failure
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 DOCUMENT = os.path.join(HERE, "..", "..", "docs", "two-laptops.md")
-STEP = re.compile(r"<!-- run: (\w)(.*?) -->\n+```\w*\n(.*?)```", re.S)
+STEP = re.compile(r"<!-- run: (\w)(.*?) -->\n+```\w*\n(.*?)```", re.DOTALL)
 ADDRESSES = {"a": "192.168.1.11", "b": "192.168.1.12", "w": "192.168.1.13"}
 SECONDS = 300
 
@@ -74,6 +76,21 @@ class Walk:
         if "stays" in words:
             self.running[host, kind[1]] = child
         self.wait(child, said, words)
+        if port := re.search(r"listens (\d+)", words):
+            self.listening(ADDRESSES[host], int(port[1]))
+
+    @staticmethod
+    def listening(address, port):
+        """Waits until somebody answers on a port."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection((address, port), timeout=1).close()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise Failure(f"port {port}: {error}") from None
+                time.sleep(0.05)
 
     def wait(self, child, said, words):
         """Waits for what the step should say, or for its end."""

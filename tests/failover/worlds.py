@@ -10,7 +10,7 @@ import time
 import hosts
 from emissions import Emissions
 from guests import GUESTS
-from sides import Failure, Here, Pair
+from sides import Failure, Here, Pair, key_file
 
 MAC = bytes.fromhex("525400123456")
 ARBITER_PORT = 4810
@@ -119,16 +119,9 @@ class TapWorld(World):
 
     def __init__(self, context, guest, bad=None):
         super().__init__(context, guest)
-        self.lan = context.lan = getattr(context, "lan", None) or hosts.Lan()
-        known = {host.name: host for host in self.lan.hosts}
-        suffix = "n" if bad else ""
-        names = [(f"P{suffix}", 101), (f"B{suffix}", 102), ("W", 103)]
-        if bad:
-            names = [(f"P{suffix}", 111), (f"B{suffix}", 112), ("W", 103)]
-        p, b, self.witness = (
-            known.get(name) or self.lan.host(name, f"10.0.2.{number}", bad if name != "W" else None)
-            for name, number in names
-        )
+        self.lan = hosts.Lan()
+        p, b = (self.lan.host(*names, bad) for names in (("P", "10.0.2.101"), ("B", "10.0.2.102")))
+        self.witness = self.lan.host("W", "10.0.2.103")
         arbiter = self._arbiter()
         self.pair = Pair(context, self.guest, [p, b], lambda host: f"tap:{host.tap}", arbiter)
         self.emissions = Emissions([p, b], MAC)
@@ -136,7 +129,8 @@ class TapWorld(World):
     def _arbiter(self):
         state = os.path.join(self.context.work, "witness.state")
         listen = f"{self.witness.address}:{ARBITER_PORT}"
-        argv = [self.context.ftemu, "witness", "--listen", listen, "--state", state]
+        key = key_file(self.context.work, "key", os.urandom(32))
+        argv = [self.context.ftemu, "witness", "--listen", listen, "--state", state, "--key", key]
         process = self.helper(self.witness.argv(argv), "witness")
         if self._listening(process):
             return f"witness:{listen}"
