@@ -31,10 +31,10 @@ class Client:
     """A thread that does rounds until it is stopped."""
 
     name = "client"
+    gaps = True  # whether its pauses tell of the pair
 
     def __init__(self):
         self.replies, self.rounds, self.error = [], 0, None
-        self.gaps = True  # whether its pauses tell of the pair
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -269,6 +269,7 @@ class Downloads(Client):
     """One download after the other, each compared with the checksum."""
 
     name = "http"
+    gaps = False  # it pauses by itself between two downloads
 
     def __init__(self, where, path, sha256, pause=0.2):
         super().__init__()
@@ -287,18 +288,14 @@ class Downloads(Client):
         connection.close()
         if response.status != 200 or digest.hexdigest() != self.sha256:
             raise Wrong(f"status {response.status}, {size} bytes with another checksum")
-        if self._stop.wait(self.pause):
-            return
-
-    def silence(self, moment, before=0.0, after=5.0):
-        """Pauses between downloads are its own, and say nothing."""
-        return 0.0
+        self._stop.wait(self.pause)
 
 
 class Page(Client):
     """One page after the other, each with the words that it must contain."""
 
     name = "page"
+    gaps = False
 
     def __init__(self, where, path, words, pause=0.2):
         super().__init__()
@@ -314,5 +311,3 @@ class Page(Client):
         if response.status != 200 or self.words not in text:
             raise Wrong(f"status {response.status}: {text[:80]!r}")
         self._stop.wait(self.pause)
-
-    silence = Downloads.silence

@@ -28,14 +28,13 @@ class Report:
     """Gaps of each client and times of joining over many failovers."""
 
     def __init__(self):
-        self.gaps, self.joins, self.pauses = {}, [], []
+        self.gaps, self.joins, self.pauses, self.still = {}, [], [], []
 
     def failover(self, world, moment):
         """Notes the pauses after moment."""
         world.settle(moment)
         for name, gap in world.silences(moment).items():
-            if gap:
-                self.gaps.setdefault(name, []).append(gap)
+            self.gaps.setdefault(name, []).append(gap)
         world.check()
 
     def join(self, world):
@@ -43,6 +42,7 @@ class Report:
         begin = time.monotonic()
         self.joins.append(world.pair.join())
         took = time.monotonic() - begin
+        self.still.append(world.pair.side(world.pair.live).transfers()[-1][3])
         felt = [c.silence(begin, after=took) for c in world.clients if c.gaps and c.replies]
         self.pauses.append(1000 * max((gap for gap in felt if gap < 60), default=0))
         world.check()
@@ -54,6 +54,7 @@ class Report:
             "gap_ms": {name: percentiles(gaps) for name, gaps in self.gaps.items()},
             "gaps_ms": {name: [round(g) for g in gaps] for name, gaps in self.gaps.items()},
             "join_s": percentiles(self.joins),
+            "standstill_ms": percentiles(self.still),
             "longest_pause_while_joining_ms": percentiles(self.pauses),
             "rounds": {client.name: client.rounds for client in world.clients},
         }

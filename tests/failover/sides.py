@@ -20,8 +20,9 @@ TOLD = {
     "the backup is lost": "claiming",
     "the primary is lost": "taking over",
     "on its own, ": "solo",
-    "following the primary": "backup",
+    "live, in epoch ": "solo",
 }
+TRANSFER = re.compile(r"transfer: (\d+) ms, (\d+) rounds, (\d+) bytes; .* still for (\d+) ms")
 
 
 class Failure(Exception):
@@ -91,6 +92,11 @@ class Side:
         with open(self.messages, encoding="utf-8", errors="replace") as file:
             lines = file.read().strip().splitlines()[1:]
         return lines[-1] if lines else ""
+
+    def transfers(self):
+        """What it told of each backup that joined it: ms, rounds, bytes, and ms of standstill."""
+        with open(self.messages, encoding="utf-8", errors="replace") as file:
+            return [[int(number) for number in found] for found in TRANSFER.findall(file.read())]
 
     def printed(self, pattern, timeout):
         """Waits until pattern stands on the console; returns the match."""
@@ -174,6 +180,10 @@ class Pair:
         self.images = {host.name: guest.image(host.name) for host in hosts}
         self.key = key_file(context.work, "key", os.urandom(32))
         self.live = hosts[0]
+        flags = subprocess.run(
+            [context.ftemu, "boot", "--help"], capture_output=True, text=True, check=False
+        ).stdout
+        self.control = ["--control", "{control}"] if "--control" in flags else []
 
     def other(self, host):
         """The other host."""
@@ -184,7 +194,7 @@ class Pair:
         port, far = (getattr(h, "port_number", PORT) for h in (host, other))
         links = ["--listen", f"{host.address}:{port}", "--peer", f"{other.address}:{far}"]
         pair = [] if role is None else ["--role", role, "--key", self.key, *links]
-        pair += [] if role is None else ["--arbiter", self.arbiter, "--control", "{control}"]
+        pair += [] if role is None else ["--arbiter", self.arbiter, *self.control]
         machine = [*self.images[host.name], "-m", self.guest.memory, "--serial", "stdio"]
         return [self.context.ftemu, "boot", *machine, "--net", self.net(host), *pair, *more]
 

@@ -8,7 +8,8 @@ A block of commands in the document is run when a comment before it says where, 
 `<!-- run: a -->`. Words after the host: `stays` (the command goes on; it is known by the word after
 `ftemu`), `listens PORT` (until somebody answers there), `dies WORD` and `ends HOST WORD` (the
 command of that word is killed; it ends by itself with status 0), `guest NAME` (only with that
-guest), and at the end `says PATTERN [as CODE]` (until that appears; what matched replaces CODE in
+guest), `hears HOST WORD PATTERN` (until the command of that
+word there says that), and at the end `says PATTERN [as CODE]` (until that appears; what matched replaces CODE in
 later blocks). The hosts a, b, w and c (any other computer of the LAN) have
 the addresses that the document uses, a directory each, and a copy of the image as disk.img. Exit
 status 1 at the first step that fails, 77 when this computer cannot make namespaces.
@@ -42,7 +43,7 @@ class Walk:
         self.context, self.guest = context, GUESTS[guest](context)
         lan = hosts.Lan("192.168.1.2/24")
         self.hosts = {name: lan.host(name, address) for name, address in ADDRESSES.items()}
-        self.running, self.found, self.count = {}, {}, 0
+        self.running, self.said, self.found, self.count = {}, {}, {}, 0
         for name in (*ADDRESSES, "c"):
             self.folder(name)
 
@@ -74,7 +75,7 @@ class Walk:
             )
         kind = re.search(r"ftemu (\w+)", command)
         if "stays" in words:
-            self.running[host, kind[1]] = child
+            self.running[host, kind[1]], self.said[host, kind[1]] = child, said
         self.wait(child, said, words)
         if port := re.search(r"listens (\d+)", words):
             self.listening(ADDRESSES[host], int(port[1]))
@@ -111,6 +112,18 @@ class Walk:
                 break
             time.sleep(0.05)
         raise Failure(f"it said: {text[-1500:]}")
+
+    def hears(self, host, kind, pattern):
+        """Waits until the command of that kind on that host says something."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            with open(self.said[host, kind], encoding="utf-8", errors="replace") as file:
+                text = file.read()
+            if re.search(pattern, text):
+                return
+            if time.monotonic() > deadline:
+                raise Failure(f"no {pattern!r} from ftemu {kind} on {host}: {text[-1500:]}")
+            time.sleep(0.05)
 
     def ended(self, host, kind):
         """The command of that kind on that host ends with status 0."""
@@ -149,6 +162,8 @@ def walk(context, guest):
                     journey.killed(host, dies[1])
                 else:
                     journey.step(host, words.strip(), command)
+                for other, kind, pattern in re.findall(r"hears (\w) (\w+) (\S+)", words):
+                    journey.hears(other, kind, pattern)
                 if ends := re.findall(r"ends (\w) (\w+)", words):
                     for other, kind in ends:
                         journey.ended(other, kind)

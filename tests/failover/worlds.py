@@ -78,8 +78,8 @@ class World:
             time.sleep(0.05)
 
     def silences(self, moment, after=1.0):
-        """Each client's longest pause from moment on, in ms."""
-        return {c.name: 1000 * c.silence(moment, after=after) for c in self.clients}
+        """The longest pause from moment on of each client that makes none itself, in ms."""
+        return {c.name: 1000 * c.silence(moment, after=after) for c in self.clients if c.gaps}
 
     def disconnect(self):
         """Stops the clients; each verifies what it knows."""
