@@ -141,7 +141,10 @@ class Side:
         with open(self.messages, "rb") as file:
             told = file.read().decode("utf-8", "replace")
         last = max(TOLD, key=lambda line: told.rfind(line))
-        return TOLD[last] if last in told else self.first
+        if last not in told:
+            return self.first
+        follows = self.first == "spare" and "live, in epoch " not in told
+        return "backup" if follows and TOLD[last] == "primary" else TOLD[last]
 
     def signal(self, number):
         """Sends a signal; returns the moment."""
