@@ -68,6 +68,11 @@ class Emissions:
         time.sleep(2 * SETTLED)
         return [list(run) for run in self._runs]
 
+    def first_of_last(self):
+        """When the host that speaks now began to, by the monotonic clock."""
+        runs = self.runs()
+        return runs[-1][1] - time.time() + time.monotonic() if runs else None
+
     def close(self):
         """Ends the watch."""
         self._stop.set()

@@ -28,13 +28,15 @@ class Report:
     """Gaps of each client and times of joining over many failovers."""
 
     def __init__(self):
-        self.gaps, self.joins, self.pauses, self.still = {}, [], [], []
+        self.gaps, self.joins, self.pauses, self.still, self.spoke = {}, [], [], [], []
 
     def failover(self, world, moment):
         """Notes the pauses after moment."""
         world.settle(moment)
         for name, gap in world.silences(moment).items():
             self.gaps.setdefault(name, []).append(gap)
+        if world.emissions and (spoke := world.emissions.first_of_last()):
+            self.spoke.append(1000 * (spoke - moment))
         world.check()
 
     def join(self, world):
@@ -51,6 +53,7 @@ class Report:
         """All of it."""
         return {
             "failovers": len(self.joins),
+            "new_side_speaks_after_ms": percentiles(self.spoke),
             "gap_ms": {name: percentiles(gaps) for name, gaps in self.gaps.items()},
             "gaps_ms": {name: [round(g) for g in gaps] for name, gaps in self.gaps.items()},
             "join_s": percentiles(self.joins),
@@ -81,14 +84,7 @@ def control(world, _count=1):
     world.pair.alone()
     world.reachable()
     world.guest.prepare(world.place)
-    world.connect()
-    deadline = time.monotonic() + 60
-    while idle := [client.name for client in world.clients if client.rounds < 5]:
-        world.check()
-        if time.monotonic() > deadline:
-            raise Failure(f"not at work in 60 s: {', '.join(idle)}")
-        time.sleep(0.2)
-    rounds = {client.name: client.rounds for client in world.clients}
+    rounds = world.connect()
     moment = world.pair.side(world.pair.live).kill()
     deadline = moment + 2 * PATIENCE
     while quiet := [client.name for client in world.clients if client.error is None]:

@@ -216,12 +216,11 @@ class Pair:
         return self.sides[host.name]
 
     def begin(self, more=()):
-        """Starts both, waits until the guest is ready and protected; returns the seconds that the
-        joining took."""
+        """Starts both, waits until the guest is ready and protected."""
         self.start(self.hosts[0], "primary", more)
         self.start(self.hosts[1], "backup", more)
         self.side(self.live).printed(self.guest.ready, 900)
-        return self.protected()
+        self.protected()
 
     def alone(self, more=()):
         """Starts one machine without a pair, and waits until the guest is ready."""

@@ -33,12 +33,13 @@ class World:
         self.clients, self.helpers, self.emissions = [], [], None
 
     def begin(self):
-        """A protected, prepared guest with its clients; returns the seconds of the first joining."""
-        seconds = self.pair.begin()
+        """A protected, prepared guest with its clients; returns what is known of the joining."""
+        self.pair.begin()
+        joined = self.pair.side(self.pair.live).transfers()[-1]
         self.reachable()
         self.guest.prepare(self.place)
         self.connect()
-        return seconds
+        return dict(zip(("ms", "rounds", "bytes", "standstill_ms"), joined))
 
     def reachable(self, timeout=120):
         """Waits until the guest's ports answer."""
@@ -55,8 +56,15 @@ class World:
                     time.sleep(0.2)
 
     def connect(self):
-        """Starts the clients."""
+        """Starts the clients, and waits until each is at work; returns their rounds."""
         self.clients = [client.start() for client in self.guest.clients(self.place)]
+        deadline = time.monotonic() + 120
+        while idle := [client.name for client in self.clients if client.rounds < 5]:
+            self.check()
+            if time.monotonic() > deadline:
+                raise Failure(f"not at work in 120 s: {', '.join(idle)}")
+            time.sleep(0.1)
+        return {client.name: client.rounds for client in self.clients}
 
     def check(self):
         """No client has seen anything wrong."""
