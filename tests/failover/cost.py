@@ -61,8 +61,8 @@ class Sampler:
 
     def p(self, key, percent):
         """A percentile of a number of the status."""
-        values = sorted(status[key] for status in self.seen if status.get(key) is not None)
-        return values[min(len(values) - 1, int(len(values) * percent / 100))] if values else None
+        values = sorted(status.get(key, 0) for status in self.seen) or [0]
+        return values[min(len(values) - 1, int(len(values) * percent / 100))]
 
 
 class Served:
@@ -102,8 +102,8 @@ class Served:
             "s": seconds,
             "log_bytes": log,
             "bytes_per_1000": 1000 * log / max(1, instructions),
-            "lag_ms_p99": sampler.p("lag_ms", 99),
-            "ack_ms_p50": sampler.p("ack_ms", 50),
+            "lag_ms_p99": sampler.p("lag_ns", 99) / 1e6,
+            "ack_us_p50": sampler.p("ack_latency_us", 50),
         }
         if work.name == "receive":
             result["log_per_payload"] = log / work.size
@@ -155,14 +155,14 @@ class Served:
             begin = time.monotonic()
             seconds = self.pair.join()
             time.sleep(1)
-            status = self.pair.side(self.pair.live).status()
+            told = self.pair.side(self.pair.live).transfers()[-1]
             pause = client.silence(begin, after=seconds)
         finally:
             client.stop()
             load.kill()
             load.wait()
-        reported = {key: value for key, value in status.items() if "join" in key or "pause" in key}
-        return {"join_s": seconds, "felt_pause_ms": 1000 * pause, **reported}
+        told = dict(zip(("transfer_ms", "rounds", "bytes", "standstill_ms"), told))
+        return {"join_s": seconds, "felt_pause_ms": 1000 * pause, **told}
 
 
 def _p(seconds):

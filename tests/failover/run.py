@@ -50,8 +50,8 @@ BAD = wire.Bad(delay_ms=5, jitter_ms=1, loss=0.01)
 class Context:
     """What everything is given: the program, the guests' directory and a directory of its own."""
 
-    def __init__(self, ftemu, work):
-        self.ftemu, self.work = os.path.realpath(ftemu), work
+    def __init__(self, ftemu, work, options=()):
+        self.ftemu, self.work, self.options = os.path.realpath(ftemu), work, options
         home = os.path.expanduser("~/.cache/ftemu-guests")
         self.guests = os.environ.get("FTEMU_GUESTS") or home
 
@@ -66,6 +66,9 @@ def arguments():
     parser.add_argument("--guest", choices=("counter", "debian"), default="counter")
     parser.add_argument("--world", choices=("tap", "lan"), default="tap")
     parser.add_argument("--bad", action="store_true", help=f"bad cables: {BAD}")
+    parser.add_argument(
+        "--option", action="append", default=[], help="an option for both sides, as --option=--force"
+    )
     parser.add_argument("--limit", type=float, default=3600, help="seconds for all of it")
     parser.add_argument("--work", help="directory for images and messages")
     parser.add_argument("--json", help="write what was measured to this file")
@@ -153,7 +156,7 @@ def main():
     limit(given.limit)
     work = given.work or place_to_work()
     os.makedirs(work, exist_ok=True)
-    context, world = Context(given.ftemu, work), None
+    context, world = Context(given.ftemu, work, given.option), None
     try:
         if given.world == "tap":
             world = TapWorld(context, given.guest, BAD if given.bad else None)

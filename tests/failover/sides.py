@@ -198,6 +198,7 @@ class Pair:
         links = ["--listen", f"{host.address}:{port}", "--peer", f"{other.address}:{far}"]
         pair = [] if role is None else ["--role", role, "--key", self.key, *links]
         pair += [] if role is None else ["--arbiter", self.arbiter, *self.control]
+        pair += [] if role is None else self.context.options
         machine = [*self.images[host.name], "-m", self.guest.memory, "--serial", "stdio"]
         return [self.context.ftemu, "boot", *machine, "--net", self.net(host), *pair, *more]
 
