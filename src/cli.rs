@@ -222,6 +222,12 @@ pub struct PairFlags {
     /// Start although the other copy is newer, or may be
     #[arg(long)]
     pub force: bool,
+    /// Listen on this Unix socket for 'ftemu ctl'
+    #[arg(long, value_name = "SOCK")]
+    pub control: Option<PathBuf>,
+    /// Where a directory goes with what can be seen of two sides that went different ways [default: beside the image]
+    #[arg(long, value_name = "DIR")]
+    pub bundle_dir: Option<PathBuf>,
     /// Milliseconds between two signs of life, at most
     #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub heartbeat: u64,

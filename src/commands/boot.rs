@@ -15,6 +15,7 @@ use backends::net::{Network, stream, tap};
 use devices::board::BoardConfig;
 use devices::time::Icount;
 use drivers::backup::{self, Ending};
+use drivers::control::Server;
 use drivers::host::{Ends, Mail, Posts, mail};
 use drivers::live::{self, LiveConfig, Timing};
 use drivers::outcome::{Exit, Outcome};
@@ -247,9 +248,10 @@ impl Host<'_> {
         live.disk_sizes = disk_sizes(&config);
         drop(config);
         let raw = self.open_consoles()?;
+        let control = self.open_control()?;
         let Some(mut protection) = protection else {
             let outcome = live::run(machine, &live, self.mail, self.ends, &mut recorder);
-            drop(raw);
+            drop((raw, control));
             return report(self.flags, outcome);
         };
         if let Err(exit) = protection.pair.wait_for_leave(&self.mail) {
@@ -260,7 +262,7 @@ impl Host<'_> {
         let pair = Some(&mut protection.pair);
         let (mail, ends) = (self.mail, self.ends);
         let outcome = live::run_protected(machine, &live, mail, ends, &mut recorder, pair, None);
-        drop(raw);
+        drop((raw, control));
         protection.end(&outcome);
         report(self.flags, outcome)
     }
@@ -269,9 +271,17 @@ impl Host<'_> {
     fn backup(mut self, config: &Config) -> Result<u8, Failure> {
         let mut protection = protect::pair(self.flags, config, self.mail.bell.waker())?;
         let raw = self.open_consoles()?;
+        let control = self.open_control()?;
         let sizes = disk_sizes(config);
         let pair = &mut protection.pair;
-        let mut taken = match backup::run(pair, config, &sizes, &self.mail, &mut self.ends) {
+        let mut taken = match backup::run(
+            pair,
+            config,
+            &sizes,
+            &protect::bundles(self.flags),
+            &self.mail,
+            &mut self.ends,
+        ) {
             Ending::Live(taken) => taken,
             Ending::Over(exit) => {
                 drop(raw);
@@ -293,9 +303,16 @@ impl Host<'_> {
             Some(&mut protection.pair),
             Some(taken.inherited),
         );
-        drop(raw);
+        drop((raw, control));
         protection.end(&outcome);
         report(self.flags, outcome)
+    }
+
+    /// Opens the control socket, if there is to be one.
+    fn open_control(&self) -> Result<Option<Server>, Failure> {
+        let Some(path) = &self.flags.pair.control else { return Ok(None) };
+        let opened = Server::open(path, self.posts.requests.clone());
+        opened.map(Some).map_err(|e| Failure::file(path, files::describe(&e)))
     }
 
     /// Opens the consoles and watches for signals; the terminal is ours until the guard is dropped.
@@ -348,6 +365,7 @@ fn live_config(flags: &BootFlags) -> LiveConfig {
         entropy: if from_host { host_entropy() } else { seeded(flags.seed.unwrap_or(0)) },
         reseed: from_host.then_some(host_entropy),
         disk_sizes: Vec::new(),
+        bundles: protect::bundles(flags),
     }
 }
 

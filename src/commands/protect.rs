@@ -132,6 +132,13 @@ fn image(flags: &BootFlags) -> Option<&Path> {
     flags.disks.first().filter(|_| !flags.snapshot).map(PathBuf::as_path)
 }
 
+/// Where bundles go: where the user says, beside the image, or here.
+pub fn bundles(flags: &BootFlags) -> PathBuf {
+    let beside = || flags.disks.first().and_then(|disk| disk.parent()).map(Path::to_path_buf);
+    let found = flags.pair.bundle_dir.clone().or_else(beside);
+    found.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| ".".into())
+}
+
 /// This side of the pair for the machine of `config`.
 pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protection, Failure> {
     let host = |e: io::Error| Failure::Host(e.to_string());
@@ -145,8 +152,9 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
         Target::beside(image.expect("checked: without an image there is --arbiter"))
     });
     let bytes = key.as_ref().map(|key| &key.0);
+    let promotion = Promotion::default();
     let mut arbiter = target
-        .open(&Promotion::default(), bytes)
+        .open(&promotion, bytes)
         .map_err(|e| Failure::Input(format!("--arbiter {target}: {e}")))?;
     let record = match image {
         Some(image) => sidecar::load(image).map_err(|e| Failure::Input(e.to_string()))?,
@@ -171,7 +179,18 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
     let kept = Rc::clone(&records);
     let keep: Keep = Box::new(move |record| kept.borrow_mut().keep(record));
     let disks = config.board.disks.iter().flatten().count();
-    let parts = Parts { config: times, start, channel, inbox, arbiter, keep, disks };
+    let arbiter_name = target.to_string();
+    let parts = Parts {
+        config: times,
+        start,
+        channel,
+        inbox,
+        arbiter,
+        arbiter_name,
+        promotion,
+        keep,
+        disks,
+    };
     let pair = Pair::new(parts, waker).map_err(host)?;
     Ok(Protection { pair, records })
 }
@@ -184,9 +203,9 @@ fn primary(
     records: &mut Records,
 ) -> Result<ft::Start, Failure> {
     let vm = records.last.as_ref().map_or_else(random_number, |record| record.vm);
-    let known = match target {
-        Target::Manual | Target::None => Known::Nothing,
-        _ => {
+    let known = match arbiter.remembers() {
+        false => Known::Nothing,
+        true => {
             let latest = arbiter.latest(vm);
             let unreachable = |e| Failure::Input(format!("--arbiter {target}: {e}"));
             Known::Latest(latest.map_err(unreachable)?)

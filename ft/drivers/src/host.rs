@@ -2,6 +2,7 @@
 //!
 //! Contract: index = number of the port, card or disk on the board. Everything here moves bytes and decides nothing.
 
+use crate::control::ControlRequest;
 use backends::console::{Console, ConsoleEvent};
 use backends::disk::worker::{Completion, DiskWorker};
 use backends::net::capture::{Capture, Direction};
@@ -28,6 +29,8 @@ pub struct Posts {
     pub answers: Post<Completion>,
     /// Signals.
     pub signals: Post<Terminate>,
+    /// The control socket.
+    pub requests: Post<ControlRequest>,
 }
 
 /// What the host's threads have posted.
@@ -43,6 +46,8 @@ pub struct Mail {
     pub answers: Receiver<Completion>,
     /// From signals.
     pub signals: Receiver<Terminate>,
+    /// From the control socket.
+    pub requests: Receiver<ControlRequest>,
 }
 
 /// Mailboxes for the current thread.
@@ -53,13 +58,15 @@ pub fn mail() -> (Posts, Mail) {
     let (frames_post, frames) = mailbox(MAILBOX, bell.waker());
     let (answers_post, answers) = mailbox(ANSWERS, bell.waker());
     let (signals_post, signals) = mailbox(MAILBOX, bell.waker());
+    let (requests_post, requests) = mailbox(MAILBOX, bell.waker());
     let posts = Posts {
         typed: typed_post,
         frames: frames_post,
         answers: answers_post,
         signals: signals_post,
+        requests: requests_post,
     };
-    (posts, Mail { bell, typed, frames, answers, signals })
+    (posts, Mail { bell, typed, frames, answers, signals, requests })
 }
 
 /// The outgoing side of everything.

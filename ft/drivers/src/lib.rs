@@ -4,8 +4,10 @@
 //! log; the drivers decide when, never what.
 #![forbid(unsafe_code)]
 
+pub mod announce;
 pub mod arbiter;
 pub mod backup;
+pub mod bundle;
 pub mod channel;
 pub mod check;
 pub mod control;

@@ -5,9 +5,11 @@
 //! [`Pair::patience`] says when to look at the clock.
 
 use crate::arbiter::asking::{Answer, Asking, Reply};
+use crate::arbiter::manual::Promotion;
 use crate::arbiter::{self, Arbiter};
 use crate::channel::{Channel, ChannelEvent, Inbox};
 use crate::check::Schedule;
+use crate::control;
 use crate::copy::DiskLog;
 use crate::guest::Guest;
 use crate::host::Mail;
@@ -17,7 +19,7 @@ use backends::wake::{Waker, mailbox};
 use devices::io::{DiskOperation, Input};
 use ft::event::{Notice, Record, RecordRole, Verdict};
 use ft::log::{Body, Entry, Instant};
-use ft::replica::Status;
+use ft::replica::{Status, StatusRole};
 use ft::types::{Conn, Epoch, HostNs, ReplicaId};
 use ft::{Action, Config, Event, Message, Replica, Start};
 use std::collections::BTreeSet;
@@ -29,6 +31,9 @@ use std::time::{self, Duration};
 const ANSWERS: usize = 32;
 /// An arbiter that has not answered by then is unreachable for now.
 const ARBITER_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Between two looks while the arbiter's leave to start is waited for.
+const STARTING: Duration = Duration::from_millis(50);
 
 /// Writes down what a replica must remember.
 pub type Keep = Box<dyn FnMut(&Record) -> io::Result<()>>;
@@ -49,6 +54,24 @@ pub struct Pair {
     asked: (u64, Epoch),
     keep: Keep,
     journal: Journal,
+    /// The arbiter's name, for the user.
+    arbiter: String,
+    /// The user's end of a manual arbiter.
+    promotion: Promotion,
+    /// Whether the arbiter is the primary's.
+    check: Check,
+    peer: Option<String>,
+}
+
+/// A backup makes sure that it asks the same arbiter as the primary that it joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// This arbiter remembers nothing that could be compared.
+    Never,
+    /// It is, or it does not matter yet.
+    Done,
+    /// It has been asked; `adopted`: and the machine is here already.
+    Asked { token: u64, adopted: bool },
 }
 
 /// What the log for the backup has to know of the machine.
@@ -71,6 +94,10 @@ pub struct Parts {
     pub inbox: Inbox,
     /// Who decides.
     pub arbiter: Box<dyn Arbiter>,
+    /// Its name, for the user.
+    pub arbiter_name: String,
+    /// The user's end of a manual one.
+    pub promotion: Promotion,
     /// Writes down what must be remembered.
     pub keep: Keep,
     /// Disks of the machine.
@@ -83,7 +110,8 @@ impl Pair {
     /// # Errors
     /// The host has no threads to spare.
     pub fn new(parts: Parts, waker: Waker) -> io::Result<Self> {
-        let Parts { config, start, channel, inbox, arbiter, keep, disks } = parts;
+        let Parts { config, start, channel, inbox, arbiter, keep, disks, .. } = parts;
+        let check = if arbiter.remembers() { Check::Done } else { Check::Never };
         let (post, answers) = mailbox(ANSWERS, waker);
         let asking = Asking::spawn(arbiter, ARBITER_LIMIT, post)?;
         let me = config.me;
@@ -104,6 +132,10 @@ impl Pair {
                 disks: (0..disks).map(|_| DiskLog::new(true)).collect(),
                 checks: Schedule::from(0),
             },
+            arbiter: parts.arbiter_name,
+            promotion: parts.promotion,
+            check,
+            peer: None,
         })
     }
 
@@ -113,6 +145,12 @@ impl Pair {
 
     /// Tells the protocol what has happened; [`Pair::poll`] has what follows.
     pub fn event(&mut self, event: Event) {
+        if event == Event::Adopted
+            && let Check::Asked { adopted, .. } = &mut self.check
+        {
+            *adopted = true;
+            return;
+        }
         self.replica.handle(self.now(), event);
     }
 
@@ -126,6 +164,7 @@ impl Pair {
         match event {
             ChannelEvent::Up { conn, peer, .. } => {
                 log::info!("connected with {peer}");
+                self.peer = Some(peer);
                 self.open.insert(conn);
                 self.event(Event::Connected(Conn(conn)));
             }
@@ -145,6 +184,9 @@ impl Pair {
                 if self.open.remove(&conn) {
                     self.event(Event::Disconnected(Conn(conn)));
                 }
+                if self.open.is_empty() {
+                    self.peer = None;
+                }
             }
             ChannelEvent::Message { .. } => {}
             ChannelEvent::Trouble(line) => log::warn!("{line}"),
@@ -153,6 +195,11 @@ impl Pair {
     }
 
     fn answered(&mut self, answer: Answer) {
+        if let Check::Asked { token, adopted } = self.check
+            && token == answer.token
+        {
+            return self.checked(adopted, answer.reply);
+        }
         let (token, epoch) = self.asked;
         if answer.token != token {
             return;
@@ -169,6 +216,72 @@ impl Pair {
             Reply::Latest(_) => return,
         };
         self.event(Event::Verdict { epoch, verdict });
+    }
+
+    /// Asks who won the epoch of the primary that this side joins.
+    fn check_arbiter(&mut self) {
+        let vm = self.replica.status().vm;
+        if let (Some(vm), Check::Done | Check::Asked { .. }) = (vm, self.check) {
+            self.asked.0 += 1;
+            let adopted = matches!(self.check, Check::Asked { adopted: true, .. });
+            self.check = Check::Asked { token: self.asked.0, adopted };
+            self.asking.latest(self.asked.0, vm.0);
+        }
+    }
+
+    fn checked(&mut self, adopted: bool, reply: Reply) {
+        let epoch = self.replica.status().epoch.0;
+        match reply {
+            Reply::Latest(Some(latest)) if latest.epoch.checked_add(1) == Some(epoch) => {
+                self.check = Check::Done;
+                if adopted {
+                    self.event(Event::Adopted);
+                }
+            }
+            Reply::Latest(_) | Reply::Verdict(_) => {
+                self.check = Check::Done;
+                let why = format!(
+                    "{} did not give the primary its epoch {epoch}: both sides need the same --arbiter",
+                    self.arbiter
+                );
+                log::error!("{why}");
+                self.event(Event::TransferFailed(why));
+            }
+            Reply::Unreachable(why) => {
+                log::warn!("{}: {why}", self.arbiter);
+                self.check_arbiter();
+            }
+        }
+    }
+
+    /// The user wants this side to be live; `false`: nothing waits for that.
+    pub fn promote(&mut self) -> bool {
+        let granted = self.promotion.promote();
+        if self.status().role == StatusRole::Backup {
+            self.event(Event::Promote);
+            return true;
+        }
+        granted
+    }
+
+    /// What this side does, for the user.
+    #[must_use]
+    pub fn describe(&self) -> control::Status {
+        let status = self.replica.status();
+        let per_second = u128::from(status.log_bytes) * 1_000_000_000;
+        control::Status {
+            role: status.role.into(),
+            epoch: status.epoch.0,
+            lag_ns: status.lag_ns,
+            log_bytes: status.log_bytes,
+            log_bytes_per_s: per_second.checked_div(status.log_ns.into()).unwrap_or(0) as u64,
+            ack_latency_us: status.ack_ns / 1000,
+            held_outputs: status.outputs.0.0.saturating_sub(status.outputs.1.0),
+            peer: self.peer.clone(),
+            protected: matches!(status.role, StatusRole::Primary | StatusRole::Backup),
+            arbiter: Some(self.arbiter.clone()),
+            ..control::Status::default()
+        }
     }
 
     /// Lets the protocol look at its clock; whether it was due.
@@ -206,6 +319,8 @@ impl Pair {
                         if record.role == RecordRole::Syncing {
                             self.event(Event::TransferFailed(e.to_string()));
                         }
+                    } else if record.role == RecordRole::Syncing {
+                        self.check_arbiter();
                     }
                 }
                 Action::Tell(notice) => {
@@ -238,7 +353,10 @@ impl Pair {
                     action => log::debug!("before the start: {action:?}"),
                 }
             }
-            mail.bell.wait(self.patience());
+            // Who starts a machine promotes it.
+            let _ = self.promotion.promote();
+            let patience = self.patience().unwrap_or(STARTING).min(STARTING);
+            mail.bell.wait(Some(patience));
             mail.bell.take();
             if let Ok(signal) = mail.signals.try_recv() {
                 return Err(Exit::Signal(signal.0));

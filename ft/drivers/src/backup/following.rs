@@ -1,6 +1,8 @@
 //! A machine that executes the primary's log.
 
 use super::Taken;
+use crate::announce::Addresses;
+use crate::bundle::Bundle;
 use crate::check;
 use crate::copy::decode_answer;
 use crate::follow::Follower;
@@ -17,15 +19,19 @@ use devices::io::{Input, Output};
 use devices::time::{Rate, VirtualNs};
 use emulator::machine::Machine;
 use ft::Event;
-use ft::log::{Body, Entry};
+use ft::log::{Body, Entry, Instant};
 use ft::message::Commit;
 use ft::types::OutputNo;
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::{self, Duration};
 
 /// Host time of a slice.
 pub const SLICE: Duration = Duration::from_micros(50);
 /// Digests that are kept for the description of a difference.
-const HISTORY: usize = 8;
+pub(crate) const HISTORY: usize = 8;
+/// Entries of the log that are kept in words for the same purpose.
+const TAIL: usize = 64;
 
 /// A machine that has just come.
 pub(super) struct Arrived {
@@ -73,6 +79,9 @@ pub(super) struct Following {
     cost: f64,
     /// The log has ended so.
     end: Option<Exit>,
+    addresses: Addresses,
+    /// The last entries.
+    tail: VecDeque<String>,
 }
 
 impl Following {
@@ -96,6 +105,8 @@ impl Following {
             wall_clock: handover.wall_clock,
             cost: 10.0,
             end: None,
+            addresses: Addresses::default(),
+            tail: VecDeque::new(),
         }
     }
 
@@ -129,6 +140,10 @@ impl Following {
             self.entry = Some(entry);
             return Ok(Step::Done);
         }
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(describe(&entry));
         if !self.apply(&entry.body, ends)? {
             self.entry = Some(entry);
             return Ok(Step::Wait);
@@ -141,11 +156,14 @@ impl Following {
         Ok(Step::Done)
     }
 
-    fn advance(&mut self, at: ft::log::Instant, ends: &Ends) -> Result<bool, String> {
+    fn advance(&mut self, at: Instant, ends: &Ends) -> Result<bool, String> {
         let most = (SLICE.as_nanos() as f64 / self.cost).clamp(500.0, 1e6) as u64;
-        let (began, from) = (Instant::now(), self.machine.icount().0);
-        let mut outlet = outlet(&mut self.mirrors, &mut self.held, ends, self.wall_clock);
-        let there = self.follower.advance(&mut self.machine, at, most, &mut outlet)?;
+        let (began, from) = (time::Instant::now(), self.machine.icount().0);
+        let there = {
+            let Self { mirrors, held, addresses, .. } = self;
+            let mut outlet = outlet(mirrors, held, addresses, ends, self.wall_clock);
+            self.follower.advance(&mut self.machine, at, most, &mut outlet)?
+        };
         let ran = self.machine.icount().0 - from;
         if ran > 500 {
             let cost = began.elapsed().as_nanos() as f64 / ran as f64;
@@ -203,8 +221,12 @@ impl Following {
         Ok(Some(Input::DiskDone { disk, request, result }))
     }
 
-    /// The machine's state, for the primary to compare.
-    pub(super) fn evidence(&mut self) -> Vec<u8> {
+    /// The machine's state, for the primary to compare; the rest is kept here.
+    pub(super) fn evidence(&mut self, what: &str, bundles: &Path) -> Vec<u8> {
+        let (snapshot, log) = (self.machine.save(), Vec::from(self.tail.clone()));
+        let (side, icount) = ("backup", self.machine.icount().0);
+        let details = "the primary's bundle names the first difference";
+        Bundle { side, icount, what, details, snapshot: &snapshot, log: &log }.write(bundles);
         self.machine.digest();
         let state = self.machine.state_at(self.machine.icount());
         state.map(|state| state.to_bytes()).unwrap_or_default()
@@ -231,16 +253,36 @@ impl Following {
             answers,
             stale: stale.into_iter().collect(),
             rate: self.rate,
+            addresses: self.addresses,
             ended,
         };
         Taken { machine: self.machine, inherited, wall_clock: self.wall_clock }
     }
 }
 
+/// An entry in words.
+fn describe(entry: &Entry) -> String {
+    let Instant { icount, halted_ns } = entry.at;
+    let what = match &entry.body {
+        Body::Input(bytes) => {
+            let header = wire::decode(bytes).map(|(header, data)| (header, data.len()));
+            header.map_or("an unknown input".into(), |(header, len)| {
+                format!("{header:?}, {len} bytes")
+            })
+        }
+        Body::Progress => "progress".into(),
+        Body::Digest(check) => format!("digest {check:02x?}"),
+        Body::Start { .. } => "start".into(),
+        Body::End(_) => "end".into(),
+    };
+    format!("{} icount {icount} halted {halted_ns:?}: {what}", entry.seq)
+}
+
 /// Where outputs go: requests to the own disks, everything else waits.
 fn outlet<'a>(
     mirrors: &'a mut [Mirror],
     held: &'a mut Held,
+    addresses: &'a mut Addresses,
     ends: &'a Ends,
     wall_clock: u64,
 ) -> impl FnMut(Output, VirtualNs) + 'a {
@@ -250,6 +292,11 @@ fn outlet<'a>(
             ends.disks[index].submit(request, operation.clone());
             mirrors[index].ask(request, operation, false);
         }
-        output => held.push(output, wall_clock.saturating_add(now.0)),
+        output => {
+            if let Output::NetTx { nic, frame } = &output {
+                addresses.saw(*nic, frame);
+            }
+            held.push(output, wall_clock.saturating_add(now.0));
+        }
     }
 }

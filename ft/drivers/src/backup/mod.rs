@@ -7,6 +7,7 @@
 mod filling;
 pub mod following;
 
+use crate::control::{ControlRequest, Reply, Request};
 use crate::host::{Ends, Mail};
 use crate::live::Inherited;
 use crate::outcome::Exit;
@@ -21,6 +22,7 @@ use filling::Filling;
 use following::{Following, Step, Trouble};
 use ft::message::Commit;
 use ft::{Action, Event};
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -61,6 +63,7 @@ struct Backup<'a> {
     pair: &'a mut Pair,
     config: &'a Config,
     sizes: &'a [DiskSize],
+    bundles: &'a Path,
     mail: &'a Mail,
     ends: &'a mut Ends,
     post: Post<Synced>,
@@ -76,12 +79,14 @@ pub fn run(
     pair: &mut Pair,
     config: &Config,
     sizes: &[DiskSize],
+    bundles: &Path,
     mail: &Mail,
     ends: &mut Ends,
 ) -> Ending {
     let (post, synced) = mailbox(SYNCED, mail.bell.waker());
     let place = Place::Empty;
-    let mut backup = Backup { pair, config, sizes, mail, ends, post, synced, place, ending: None };
+    let mut backup =
+        Backup { pair, config, sizes, bundles, mail, ends, post, synced, place, ending: None };
     backup.act();
     loop {
         backup.attend();
@@ -121,6 +126,9 @@ impl Backup<'_> {
             }
         }
         self.pump();
+        while let Ok(ControlRequest { request, respond }) = self.mail.requests.try_recv() {
+            respond.answer(self.control(&request));
+        }
         // Frames are for the live side.
         while self.mail.frames.try_recv().is_ok() {}
         while let Ok(event) = self.mail.typed.try_recv() {
@@ -160,6 +168,27 @@ impl Backup<'_> {
                 action => log::debug!("not for a backup: {action:?}"),
             }
         }
+    }
+
+    fn control(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::Status {} => {
+                let mut status = self.pair.describe();
+                if let Place::Here(following) = &self.place {
+                    status.icount = following.machine().icount().0;
+                    status.guest_ns = following.machine().now().0;
+                }
+                return Reply::Status(Box::new(status));
+            }
+            Request::Promote {} if !self.pair.promote() => {
+                return Reply::error("this side has no machine to go live with");
+            }
+            Request::Promote {} => {}
+            Request::Detach {} => self.leave(Exit::Detached),
+            _ => return Reply::error("this side is the backup: ask the primary"),
+        }
+        self.act();
+        Reply::Done {}
     }
 
     fn install(&mut self, bytes: &[u8]) {
@@ -231,7 +260,7 @@ impl Backup<'_> {
                 let Place::Here(following) = &mut self.place else { return };
                 let icount = following.machine().icount().0;
                 log::error!("this machine differs from the primary's at icount {icount}: {what}");
-                let evidence = following.evidence();
+                let evidence = following.evidence(&what, self.bundles);
                 self.pair.event(Event::Diverged { icount, what, evidence });
             }
             Trouble::Failed(why) => {

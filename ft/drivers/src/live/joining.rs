@@ -1,14 +1,16 @@
 //! A new backup joins: the machine's state goes over while it runs, and the log begins where it stood still.
 
 use super::Live;
+use crate::backup::following::HISTORY;
 use crate::check;
 use crate::guest::Guest;
 use crate::handover::Handover;
 use crate::record::instant;
 use crate::transfer::TransferError;
-use crate::transfer::source::Source;
+use crate::transfer::source::{Progress, Source};
 use backends::disk::sync::Synced;
 use backends::wake::{Post, mailbox};
+use emulator::machine::Machine;
 use ft::Event;
 use ft::join::{Decision, Limits};
 use ft::types::Conn;
@@ -32,6 +34,13 @@ pub(super) struct Joining {
     /// How much of the time the machine has, in thousandths.
     pub(super) share: u16,
     complete: bool,
+}
+
+impl Joining {
+    /// How far it is.
+    pub(super) fn progress(&self, machine: &Machine) -> Progress {
+        self.source.progress(machine)
+    }
 }
 
 impl<G: Guest> Live<'_, G> {
@@ -137,11 +146,15 @@ impl<G: Guest> Live<'_, G> {
                 self.mail.bell.take();
                 self.attend_pair();
                 self.collect();
+                self.attend_control();
             }
         }
         if let Some(joining) = self.joining.take()
             && let Some(pair) = &mut self.pair
         {
+            if let Some(machine) = self.guest.machine() {
+                machine.keep_history(HISTORY);
+            }
             let digest = check::whole(&self.guest.digest());
             pair.cut_over(instant(self.guest, self.halted), digest);
             log::info!(

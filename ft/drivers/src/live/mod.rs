@@ -6,11 +6,13 @@
 //! without input from outside is the same every time. A machine of a pair tells the pair of every input before it takes
 //! it, and its outputs wait until the pair lets them go.
 
+mod control;
 mod idle;
 mod joining;
 mod outputs;
 mod protected;
 
+use crate::announce::Addresses;
 use crate::guest::Guest;
 use crate::held::Held;
 use crate::host::{Ends, Mail};
@@ -33,6 +35,7 @@ use joining::Joining;
 use outputs::Untold;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Host time of a slice in ns: should the guest become a hundred times slower in it, its clock stays near the host's.
@@ -86,6 +89,8 @@ pub struct LiveConfig {
     pub reseed: Option<fn() -> [u8; 32]>,
     /// The disks that a backup must have, with its own content.
     pub disk_sizes: Vec<DiskSize>,
+    /// Where bundles go of machines that went different ways.
+    pub bundles: PathBuf,
 }
 
 /// What a machine brings along that goes live in the middle of its life.
@@ -101,6 +106,8 @@ pub struct Inherited {
     pub stale: BTreeSet<(u8, u64)>,
     /// The rate of the guest's clock.
     pub rate: Rate,
+    /// The guest's addresses on its networks.
+    pub addresses: Addresses,
     /// The guest has ended already.
     pub ended: Option<Exit>,
 }
@@ -143,6 +150,8 @@ struct Live<'a, G> {
     untold: Untold,
     /// How fast the pair lets the machine run.
     allowed: Allowed,
+    /// The user wants the machine to stand still.
+    paused: bool,
     /// When the machine last stood still because the pair wanted it.
     stood: u64,
     /// The end has come from outside the machine.
@@ -209,6 +218,7 @@ pub fn run_protected<G: Guest>(
         held: Held::default(),
         untold: Untold::default(),
         allowed: Allowed::Full,
+        paused: false,
         stood: 0,
         ended: None,
         due: VecDeque::new(),
@@ -344,6 +354,7 @@ impl<G: Guest> Live<'_, G> {
             return Some(Exit::Signal(signal.0));
         }
         self.collect();
+        self.attend_control();
         while let Ok(completion) = self.mail.answers.try_recv() {
             self.answer(completion);
         }

@@ -1,11 +1,14 @@
 //! The machine under the protection of a pair: what it tells the pair, and what the pair has it do.
 
 use super::{Inherited, Live};
+use crate::announce::Addresses;
+use crate::bundle::Bundle;
 use crate::guest::Guest;
 use crate::outcome::Exit;
 use crate::pace::Pace;
 use crate::record::instant;
 use devices::time::Icount;
+use emulator::fingerprint::{Fingerprint, first_difference};
 use ft::event::Pace as Allowed;
 use ft::{Action, Event};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 impl<G: Guest> Live<'_, G> {
     /// Goes on with a machine in the middle of its life.
     pub(super) fn take_over(&mut self, inherited: Inherited) {
-        let Inherited { held, requests, answers, stale, rate, ended } = inherited;
+        let Inherited { held, requests, answers, stale, rate, addresses, ended } = inherited;
         let now = self.guest.now().0;
         self.origin = now;
         let host = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
@@ -30,6 +33,7 @@ impl<G: Guest> Live<'_, G> {
         for (disk, request, operation) in requests {
             self.requests.insert((disk, request), operation);
         }
+        self.announce(&addresses);
         let made = self.held.made();
         self.held.release(made, &mut self.ends);
         if self.ended.is_some() {
@@ -40,6 +44,17 @@ impl<G: Guest> Live<'_, G> {
         self.take_outputs();
         answers.into_iter().for_each(|completion| self.answer(completion));
         self.ends.flush();
+    }
+
+    /// Tells the networks that the machine is here.
+    fn announce(&mut self, addresses: &Addresses) {
+        let cards = self.guest.machine().map(|machine| machine.config().board.nics.clone());
+        let time = self.wall_clock();
+        for (nic, mac) in cards.unwrap_or_default().into_iter().enumerate() {
+            for frame in addresses.announcements(nic as u8, mac) {
+                self.ends.frame(nic as u8, &frame, time);
+            }
+        }
     }
 
     /// Tells the pair where the machine stands, and does what follows.
@@ -96,10 +111,30 @@ impl<G: Guest> Live<'_, G> {
                 Action::BeginTransfer(conn) => self.begin_transfer(conn),
                 Action::AbortTransfer => self.end_transfer(),
                 Action::Install(bytes) => self.install(&bytes),
+                Action::Evidence { icount, what, evidence } => {
+                    self.keep_bundle(icount, &what, &evidence);
+                }
                 Action::Halt(halt) => self.ended = Some(Exit::of(&halt)),
                 action => log::debug!("not for a live machine: {action:?}"),
             }
         }
+    }
+
+    /// The backup's machine went another way.
+    fn keep_bundle(&mut self, icount: u64, what: &str, evidence: &[u8]) {
+        let Some(machine) = self.guest.machine() else { return };
+        let theirs = Fingerprint::from_bytes(evidence, machine.pages());
+        let details = match (machine.state_at(Icount(icount)), theirs) {
+            (Some(ours), Ok(theirs)) => first_difference(&ours, &theirs)
+                .unwrap_or_else(|| "the states that were kept are equal".into()),
+            (None, _) => "the primary has kept no state of that instant".into(),
+            (_, Err(e)) => format!("the backup's state cannot be read: {}", e.0),
+        };
+        log::error!("the backup differs at icount {icount}: {what}: {details}");
+        let snapshot = machine.save();
+        let (side, log) = ("primary", &[]);
+        let bundle = Bundle { side, icount, what, details: &details, snapshot: &snapshot, log };
+        bundle.write(&self.config.bundles);
     }
 
     /// Waits as long as the pair does not let the machine run.
@@ -125,6 +160,7 @@ impl<G: Guest> Live<'_, G> {
     fn share(&self) -> Allowed {
         let joining = self.joining.as_ref().map_or(1000, |joining| joining.share);
         match self.allowed {
+            _ if self.paused => Allowed::Stop,
             Allowed::Full if joining < 1000 => Allowed::Share(joining),
             Allowed::Share(share) => Allowed::Share(share.min(joining)),
             allowed => allowed,
@@ -153,6 +189,7 @@ impl<G: Guest> Live<'_, G> {
             }
             self.attend_pair();
             self.collect();
+            self.attend_control();
         }
         // What else may have rung has not been heard.
         self.mail.bell.waker().wake();
@@ -183,6 +220,7 @@ impl<G: Guest> Live<'_, G> {
             }
             self.attend_pair();
             self.collect();
+            self.attend_control();
         }
         match self.ended {
             Some(Exit::PowerOff) | None => exit,

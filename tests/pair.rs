@@ -1,0 +1,288 @@
+//! Two processes, one machine: killed, stopped, switched off, refused; on one computer.
+
+mod ftemu;
+
+use ftemu::{Place, command, text};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const IMAGE: &[u8] = include_bytes!("../disk-images/counter/counter.img");
+
+/// One process of a pair.
+struct Side {
+    child: Child,
+    console: PathBuf,
+    said: Arc<Mutex<String>>,
+}
+
+impl Side {
+    /// Starts a side; `name` names its sockets, `peer` is the other side's name.
+    fn start(place: &Place, name: &str, role: &str, peer: Option<&str>, more: &[&str]) -> Self {
+        let console = place.path(&format!("{name}.console"));
+        let arbiter = place.path("arbiter");
+        std::fs::create_dir_all(&arbiter).expect("a directory");
+        let serial = format!("unix:{},server,nowait", text(&console));
+        let arbiter = format!("dir:{}", text(&arbiter));
+        let listen = format!("unix:{}", text(&place.path(name)));
+        let mut args = vec!["-v", "boot", "-m", "64M", "--role", role, "--serial", &serial];
+        args.extend(["--arbiter", &arbiter, "--listen", &listen]);
+        let peer = peer.map(|peer| format!("unix:{}", text(&place.path(peer))));
+        if let Some(peer) = &peer {
+            args.extend(["--peer", peer]);
+        }
+        for flag in more.iter().filter(|flag| flag.starts_with("--arbiter") || **flag == "-m") {
+            let at = args.iter().position(|arg| arg == flag).expect("one of ours");
+            args.drain(at..at + 2);
+        }
+        args.extend(more);
+        let mut child = command(&args).stderr(Stdio::piped()).spawn().expect("it starts");
+        let said = Arc::new(Mutex::new(String::new()));
+        let (stderr, into) = (child.stderr.take().expect("a pipe"), said.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                into.lock().expect("no panic").push_str(&format!("{line}\n"));
+            }
+        });
+        Self { child, console, said }
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().expect("no panic").clone()
+    }
+
+    /// Waits until the process has said `what`.
+    #[track_caller]
+    fn hears(&mut self, what: &str) {
+        let begun = Instant::now();
+        while !self.said().contains(what) {
+            assert!(begun.elapsed() < PATIENCE, "'{what}' is not said: {}", self.said());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("kill -9");
+        self.child.wait().expect("it ends");
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for the end, and gives the exit status.
+    #[track_caller]
+    fn ends(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn console(&self) -> Console {
+        Console::open(&self.console)
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The guest's serial port.
+struct Console(UnixStream);
+
+impl Console {
+    fn open(path: &Path) -> Self {
+        let begun = Instant::now();
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(e) => assert!(begun.elapsed() < PATIENCE, "{}: {e}", path.display()),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self(stream)
+    }
+
+    fn say(&mut self, line: &str) {
+        self.0.write_all(line.as_bytes()).expect("the guest's end is there");
+    }
+
+    /// Reads up to the end of a line for which `wanted` gives something.
+    #[track_caller]
+    fn hears<T>(&mut self, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let (mut line, mut all, mut byte) = (String::new(), String::new(), [0]);
+        loop {
+            let n = self.0.read(&mut byte).unwrap_or_else(|e| panic!("{e} after: {all}"));
+            assert!(n > 0, "the console ended after: {all}");
+            all.push(byte[0].into());
+            if byte[0] == b'\n' {
+                if let Some(found) = wanted(line.trim()) {
+                    return found;
+                }
+                line.clear();
+            } else {
+                line.push(byte[0].into());
+            }
+        }
+    }
+
+    #[track_caller]
+    fn increment(&mut self) -> u64 {
+        self.say("incr\r");
+        self.hears(|line| line.parse().ok())
+    }
+}
+
+/// Waits until the guest has started.
+#[track_caller]
+fn ready(side: &Side) -> Console {
+    let mut console = side.console();
+    // It may have said so before we were there.
+    console.say("\r");
+    console.increment();
+    console
+}
+
+#[test]
+fn a_machine_survives_one_kill_after_the_other() {
+    let place = Place::new();
+    let mut live = Side::start(&place, "a", "primary", None, &[]);
+    let mut console = ready(&live);
+    let mut last = 1;
+    for (name, peer) in [("b", "a"), ("c", "b"), ("d", "c")] {
+        let mut backup = Side::start(&place, name, "backup", Some(peer), &[]);
+        backup.hears("protected");
+        live.hears("protected");
+        for _ in 0..20 {
+            last += 1;
+            assert_eq!(console.increment(), last);
+        }
+        // One that is on its way.
+        console.say("incr\r");
+        live.kill();
+        backup.hears("live, in epoch");
+        console = backup.console();
+        let next = console.increment();
+        assert!((last + 1..=last + 2).contains(&next), "{last}, then {next}");
+        last = next;
+        live = backup;
+    }
+    console.say("poweroff\r");
+    assert_eq!(live.ends(), Some(0));
+    assert!(live.said().contains("power-off"), "{}", live.said());
+}
+
+#[test]
+fn powering_off_ends_both_and_signals_hand_over() {
+    let place = Place::new();
+    let a = Side::start(&place, "a", "primary", None, &[]);
+    let mut console = ready(&a);
+    let mut b = Side::start(&place, "b", "backup", Some("a"), &[]);
+    b.hears("protected");
+    assert_eq!(console.increment(), 2);
+    // A backup that is told to end leaves; the primary goes on alone.
+    let (mut a, mut leaving) = (a, b);
+    leaving.signal(rustix::process::Signal::TERM);
+    assert_eq!(leaving.ends(), Some(143));
+    a.hears("on its own, without a backup, in epoch 2");
+    assert_eq!(console.increment(), 3);
+    // A primary that is told to end hands the machine over.
+    let mut c = Side::start(&place, "c", "backup", Some("a"), &[]);
+    c.hears("protected");
+    assert_eq!(console.increment(), 4);
+    a.signal(rustix::process::Signal::TERM);
+    assert_eq!(a.ends(), Some(143));
+    c.hears("live, in epoch 3");
+    let mut console = c.console();
+    assert_eq!(console.increment(), 5);
+    let mut d = Side::start(&place, "d", "backup", Some("c"), &[]);
+    d.hears("protected");
+    console.say("poweroff\r");
+    assert_eq!((c.ends(), d.ends()), (Some(0), Some(0)), "{}{}", c.said(), d.said());
+    assert!(!d.said().contains("live, in epoch"), "{}", d.said());
+}
+
+#[test]
+fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
+    let place = Place::new();
+    let one = place.file("one.img", IMAGE);
+    let two = place.file("two.img", &vec![0xA5; IMAGE.len()]);
+    let mut a = Side::start(&place, "a", "primary", None, &[text(&one)]);
+    let mut console = ready(&a);
+    let mut b = Side::start(&place, "b", "backup", Some("a"), &[text(&two)]);
+    b.hears("protected");
+    for n in 2..10 {
+        assert_eq!(console.increment(), n);
+    }
+    a.kill();
+    b.hears("live, in epoch 2");
+    let mut console = b.console();
+    assert_eq!(console.increment(), 10);
+    // What was the primary has the older copy.
+    let mut old = Side::start(&place, "x", "primary", None, &[text(&one)]);
+    assert_eq!(old.ends(), Some(3), "{}", old.said());
+    old.hears("the other copy is newer");
+    // It joins, and then has the same.
+    let mut c = Side::start(&place, "c", "backup", Some("b"), &[text(&one)]);
+    c.hears("protected");
+    assert_eq!(console.increment(), 11);
+    console.say("poweroff\r");
+    assert_eq!((b.ends(), c.ends()), (Some(0), Some(0)), "{}{}", b.said(), c.said());
+    assert!(place.read("one.img") == place.read("two.img"), "the copies are equal");
+    // Either may start again: the counter is on the disk.
+    let d = Side::start(&place, "d", "primary", None, &[text(&one)]);
+    let mut console = d.console();
+    assert_eq!(console.increment(), 12);
+}
+
+#[test]
+fn who_does_not_fit_is_refused_and_disturbs_nothing() {
+    let place = Place::new();
+    let a = Side::start(&place, "a", "primary", None, &[]);
+    let mut console = ready(&a);
+    let mut other = Side::start(&place, "o", "backup", Some("a"), &["-m", "80M"]);
+    other.hears("memory");
+    let key = place.file("key", &[7; 32]);
+    let mut stranger = Side::start(&place, "s", "backup", Some("a"), &["--key", text(&key)]);
+    stranger.hears("key");
+    // Another arbiter would let both sides go live.
+    let elsewhere = place.path("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a directory");
+    let elsewhere = format!("dir:{}", text(&elsewhere));
+    let mut wrong = Side::start(&place, "w", "backup", Some("a"), &["--arbiter", &elsewhere]);
+    wrong.hears("both sides need the same --arbiter");
+    drop((other, stranger, wrong));
+    assert_eq!(console.increment(), 2);
+    let mut b = Side::start(&place, "b", "backup", Some("a"), &[]);
+    b.hears("protected");
+    assert_eq!(console.increment(), 3);
+}
+
+#[test]
+fn flags_that_do_not_go_together() {
+    for (args, says) in [
+        (&["--role", "backup"][..], "--peer"),
+        (&["--role", "primary"], "--arbiter"),
+        (&["--role", "backup", "--peer", "h"], "--arbiter"),
+        (&["--role", "primary", "--arbiter", "none"], "--i-accept-split-brain"),
+    ] {
+        let output = ftemu::run(&[&["boot"], args].concat());
+        ftemu::expect_status(&output, 2);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+}
