@@ -226,9 +226,14 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     let place = Place::new();
     let one = place.file("one.img", IMAGE);
     let two = place.file("two.img", &vec![0xA5; IMAGE.len()]);
-    let mut a = Side::start(&place, "a", "primary", None, &[text(&one)]);
+    // The guest wants a card.
+    let with_card = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        Side::start(&place, name, role, peer, &[text(image), "--net", &net])
+    };
+    let mut a = with_card("a", "primary", None, &one);
     let mut console = ready(&a);
-    let mut b = Side::start(&place, "b", "backup", Some("a"), &[text(&two)]);
+    let mut b = with_card("b", "backup", Some("a"), &two);
     b.hears("protected");
     for n in 2..10 {
         assert_eq!(console.increment(), n);
@@ -238,18 +243,18 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     let mut console = b.console();
     assert_eq!(console.increment_after(9), 10);
     // What was the primary has the older copy.
-    let mut old = Side::start(&place, "x", "primary", None, &[text(&one)]);
+    let mut old = with_card("x", "primary", None, &one);
     assert_eq!(old.ends(), Some(3), "{}", old.said());
     old.hears("the other copy is newer");
     // It joins, and then has the same.
-    let mut c = Side::start(&place, "c", "backup", Some("b"), &[text(&one)]);
+    let mut c = with_card("c", "backup", Some("b"), &one);
     c.hears("protected");
     assert_eq!(console.increment(), 11);
     console.say("poweroff\r");
     assert_eq!((b.ends(), c.ends()), (Some(0), Some(0)), "{}{}", b.said(), c.said());
     assert!(place.read("one.img") == place.read("two.img"), "the copies are equal");
     // Either may start again: the counter is on the disk.
-    let d = Side::start(&place, "d", "primary", None, &[text(&one)]);
+    let d = with_card("d", "primary", None, &one);
     let mut console = d.console();
     console.hears(|line| line.starts_with("counter: ready").then_some(()));
     assert_eq!(console.increment(), 12);
