@@ -109,7 +109,8 @@ pub enum LogDiskData {
 /// Flags of `ftemu boot`.
 #[derive(Debug, Args)]
 pub struct BootFlags {
-    /// Raw disk images, up to four; without one and without --kernel the embedded guest 'counter' on a throw-away disk
+    /// Raw disk images or nbd://HOST:PORT/EXPORT, up to four; without one and without --kernel the embedded guest
+    /// 'counter' on a throw-away disk
     #[arg(value_name = "DISK")]
     pub disks: Vec<PathBuf>,
     /// Memory: a number with K, M or G; without a unit, MiB

@@ -70,8 +70,9 @@ fn check(flags: &BootFlags) -> Result<(), Failure> {
     if flags.disks.len() > DISKS_MAX {
         return usage("a machine has at most four disks");
     }
-    if flags.pair.role != Role::Solo {
-        protect::check(flags)?;
+    match flags.pair.role {
+        Role::Solo => protect::warn_alone(flags),
+        _ => protect::check(flags)?,
     }
     if flags.serial.len() > PORTS_MAX {
         return usage("a machine has at most four serial ports");
@@ -123,6 +124,13 @@ fn disks(flags: &BootFlags) -> Result<Disks, Failure> {
 }
 
 fn disk(flags: &BootFlags, path: &Path) -> Result<(Box<dyn Disk>, DiskSource), Failure> {
+    if let Some(address) = files::nbd(path)? {
+        let disk: Box<dyn Disk> = match flags.snapshot {
+            false => Box::new(files::export(&address, Access::ReadWrite)?),
+            true => Box::new(thrown_away(files::export(&address, Access::ReadOnly)?)?),
+        };
+        return Ok((disk, DiskSource::Log));
+    }
     if !flags.snapshot {
         return Ok((Box::new(files::image(path, Access::ReadWrite)?), DiskSource::Log));
     }
@@ -132,9 +140,13 @@ fn disk(flags: &BootFlags, path: &Path) -> Result<(Box<dyn Disk>, DiskSource), F
         true => DiskSource::Image(files::name(path, &mut image)?),
         false => DiskSource::Log,
     };
-    let overlay = Overlay::new(image)
-        .map_err(|e| Failure::Host(format!("--snapshot needs a temporary file: {e}")))?;
-    Ok((Box::new(overlay), source))
+    Ok((Box::new(thrown_away(image)?), source))
+}
+
+/// A disk whose writes are thrown away at the end.
+fn thrown_away<D: Disk>(below: D) -> Result<Overlay<D>, Failure> {
+    let failed = |e| Failure::Host(format!("--snapshot needs a temporary file: {e}"));
+    Overlay::new(below).map_err(failed)
 }
 
 fn recorder(

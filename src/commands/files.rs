@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use backends::disk::Disk;
 use backends::disk::fingerprint::fingerprint;
+use backends::disk::nbd::{NbdAddress, NbdDisk, Patience};
 use backends::disk::raw::{Access, RawDisk};
 use drivers::session::NamedFile;
 use std::fs::File;
@@ -54,6 +55,25 @@ pub fn image(path: &Path, access: Access) -> Result<RawDisk, Failure> {
         );
     }
     Ok(disk)
+}
+
+/// Whether a disk argument means an NBD export.
+pub fn is_export(path: &Path) -> bool {
+    path.to_str().is_some_and(NbdAddress::is_meant)
+}
+
+/// The NBD export that a disk argument means, if it means one.
+pub fn nbd(path: &Path) -> Result<Option<NbdAddress>, Failure> {
+    match path.to_str().filter(|_| is_export(path)) {
+        Some(text) => text.parse().map(Some).map_err(Failure::Usage),
+        None => Ok(None),
+    }
+}
+
+/// Opens an NBD export.
+pub fn export(address: &NbdAddress, access: Access) -> Result<NbdDisk, Failure> {
+    NbdDisk::open(address, access, Patience::DEFAULT)
+        .map_err(|e| Failure::Input(format!("{address}: {e}")))
 }
 
 /// Names an image by its content.

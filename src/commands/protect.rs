@@ -1,6 +1,7 @@
 //! `ftemu boot --role primary` and `--role backup`: a machine that survives the death of its computer.
 
 use super::boot::{BUILD, random_number};
+use super::files;
 use crate::cli::{BootFlags, PairFlags, Role};
 use crate::failure::Failure;
 use backends::wake::Waker;
@@ -36,6 +37,8 @@ struct Records {
     me: u128,
     peer: String,
     last: Option<Record>,
+    /// The user gives up what this copy has.
+    force: bool,
 }
 
 impl Records {
@@ -56,7 +59,10 @@ impl Records {
             RecordRole::Syncing => sidecar::Role::Syncing,
         };
         if role == sidecar::Role::Syncing {
-            start_check::join_check(self.last.as_ref(), vm, epoch).map_err(io::Error::other)?;
+            match start_check::join_check(self.last.as_ref(), vm, epoch) {
+                Err(why) if self.force => log::warn!("joining by force, although {why}"),
+                checked => checked.map_err(io::Error::other)?,
+            }
         }
         self.store(self.record(vm, epoch, role))
     }
@@ -129,7 +135,20 @@ pub fn check(flags: &BootFlags) -> Result<(), Failure> {
 
 /// The image beside which the record is.
 fn image(flags: &BootFlags) -> Option<&Path> {
-    flags.disks.first().filter(|_| !flags.snapshot).map(PathBuf::as_path)
+    let first = flags.disks.first().filter(|path| !flags.snapshot && !files::is_export(path));
+    first.map(PathBuf::as_path)
+}
+
+/// Says so when an image of a pair is used alone.
+pub fn warn_alone(flags: &BootFlags) {
+    let record = image(flags).map(sidecar::load);
+    if let Some(Ok(Some(_)) | Err(_)) = record {
+        log::warn!(
+            "{}: this image is one of a pair's two copies, and the other one will not have what this run writes; \
+             use --role primary",
+            flags.disks[0].display()
+        );
+    }
 }
 
 /// Where bundles go: where the user says, beside the image, or here.
@@ -163,10 +182,11 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
     let me = random_number();
     let peer = pair.peer.as_ref().map(ToString::to_string).unwrap_or_default();
     let image = image.map(Path::to_path_buf);
-    let mut records = Records { image, me, peer, last: record };
+    let mut records = Records { image, me, peer, last: record, force: pair.force };
     let start = match pair.role {
         Role::Backup => {
-            let vm = records.last.as_ref().map(|record| VmId(record.vm));
+            let known = records.last.as_ref().filter(|_| !pair.force);
+            let vm = known.map(|record| VmId(record.vm));
             ft::Start::Spare { vm }
         }
         Role::Primary | Role::Solo => primary(pair, &target, &mut *arbiter, &mut records)?,

@@ -121,7 +121,7 @@ pub fn join_check(record: Option<&Record>, vm: u128, epoch: u64) -> Result<(), S
     if record.vm != vm {
         return Err(format!(
             "this image belongs to another machine ({}) than the primary runs ({}): take another \
-             image, or remove the .ftemu file beside it to give it up",
+             image, or give this one up with --force",
             hex(record.vm),
             hex(vm),
         ));
@@ -130,7 +130,7 @@ pub fn join_check(record: Option<&Record>, vm: u128, epoch: u64) -> Result<(), S
     if newer {
         return Err(format!(
             "this copy was last in epoch {}, the primary is live in epoch {epoch}: this copy may \
-             be the newer one, and joining would overwrite it",
+             be the newer one, and joining would overwrite it (--force does)",
             record.epoch,
         ));
     }
