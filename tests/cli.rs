@@ -60,7 +60,8 @@ fn logs_that_cannot_be_used() {
     replay(text(&place.file("empty", b"")), "is not an ftemu log");
     replay(text(&place.file("text", b"some text, and no log")), "is not an ftemu log");
     replay(text(&place.file("new", b"ftemulog\x63\0\0\0")), "is a log of version 99");
-    replay(text(&place.file("cut", b"ftemulog\x01\0\0\0")), "does not begin with a machine");
+    let header = [&b"ftemulog"[..], &ft::log::file::VERSION.to_le_bytes()].concat();
+    replay(text(&place.file("cut", &header)), "does not begin with a machine");
     // A frame with a start whose machine is none.
     let mut writer = ft::log::LogWriter::new();
     let body = ft::log::Body::Start { build: "ftemu 99".into(), config: vec![1, 2, 3] };

@@ -1,4 +1,5 @@
-//! `ftemu witness` as its users start it; the arbiter's own contract is tested in the crate `drivers`.
+//! `ftemu witness` as its users start it; the arbiter's own contract is tested in the crate
+//! `drivers`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -83,6 +84,8 @@ fn what_it_cannot_use_is_one_line() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let key = dir.path().join("key");
     std::fs::write(&key, "short").expect("write");
+    let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
+    std::fs::set_permissions(&key, private).expect("chmod");
     let refused = |more: &[&str], part: &str| {
         let done = command(dir.path(), more).output().expect("ftemu");
         let said = String::from_utf8_lossy(&done.stderr);

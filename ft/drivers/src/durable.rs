@@ -1,12 +1,15 @@
-//! Files that hold the old content or the new after a crash at any instant, never something between.
+//! Files that hold the old content or the new after a crash at any instant, never something
+//! between.
 //!
-//! Contract: when [`replace`] returns, the new content survives a power failure, as far as the storage keeps its word.
+//! Contract: when [`replace`] returns, the new content survives a power failure, as far as the
+//! storage keeps its word.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Makes `content` the file at `path`: a file beside it is written, made durable and renamed. One writer at a time.
+/// Makes `content` the file at `path`: a file beside it is written, made durable and renamed. One
+/// writer at a time.
 ///
 /// # Errors
 /// The host's; the file then has its old content or the new.

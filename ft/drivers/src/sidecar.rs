@@ -1,11 +1,12 @@
-//! The record beside a disk image, `IMAGE.ftemu`: which machine the copy belongs to, and how new it is.
+//! The record beside a disk image, `IMAGE.ftemu`: which machine the copy belongs to, and how new it
+//! is.
 //!
-//! It is JSON with all fields of [`Record`] in their order, numbers of 128 bits as 32 hexadecimal digits, and `check`,
-//! the CRC-32 of the record's compact form without it. Whoever holds the image open for writing (which takes a lock)
-//! is the only one who writes the record.
+//! It is JSON with all fields of [`Record`] in their order, numbers of 128 bits as 32 hexadecimal
+//! digits, and `check`, the CRC-32 of the record's compact form without it. Whoever holds the image
+//! open for writing (which takes a lock) is the only one who writes the record.
 //!
-//! Contract: a stored record survives a crash whole, and the one before it stays until then. A file that is not
-//! exactly such a record is an error that says so, never a guess.
+//! Contract: a stored record survives a crash whole, and the one before it stays until then. A file
+//! that is not exactly such a record is an error that says so, never a guess.
 
 use crate::durable;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -42,7 +43,8 @@ pub struct Record {
     /// The machine.
     #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
     pub vm: u128,
-    /// The epoch in which the copy was what `role` says. A primary won the epoch before it, and claims this one next.
+    /// The epoch in which the copy was what `role` says. A primary won the epoch before it, and
+    /// claims this one next.
     pub epoch: u64,
     /// What it was.
     pub role: Role,

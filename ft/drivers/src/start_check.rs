@@ -1,26 +1,34 @@
-//! Whether a copy of a disk may start as primary, or be filled as a backup: the newest copy must not be passed over.
+//! Whether a copy of a disk may start as primary, or be filled as a backup: the newest copy must
+//! not be passed over.
 //!
-//! A primary that is live in epoch e won the arbiter's test-and-set for e - 1, and whoever wants to be live next must
-//! win that for e. A replica keeps the record of [`crate::sidecar`] in this order:
-//! - before its first claim: `Primary`, the epoch that it is going to claim, its own incarnation, so that a process
-//!   that wins and dies the next instant is recognised;
+//! A primary that is live in epoch e won the arbiter's test-and-set for e - 1, and whoever wants to
+//! be live next must win that for e. A replica keeps the record of [`crate::sidecar`] in this
+//! order:
+//! - before its first claim: `Primary`, the epoch that it is going to claim, its own incarnation,
+//!   so that a process that wins and dies the next instant is recognised;
 //! - a primary that wins epoch e: `Primary`, e + 1, before anything leaves it in the new epoch;
-//! - a replica that begins to be filled: `Syncing`, before the first block is overwritten; `Backup` when it is whole;
+//! - a replica that begins to be filled: `Syncing`, before the first block is overwritten; `Backup`
+//!   when it is whole;
 //! - a backup that wins e: `Primary`, e + 1, before anything leaves it, and not before it has won;
 //! - when the guest is switched off: the same with `clean`, after the last block is durable.
 //!
 //! From this follows what a record and the arbiter's latest claim mean when the process is gone:
 //! - `Primary` in epoch e, and nobody has claimed e: nobody was live after this copy. It claims e.
-//! - `Primary` in epoch e, and e or a later epoch was won by the incarnation in the record: the process won once more and
-//!   died before it wrote that. Nobody was live after this copy; it claims the next.
-//! - `Primary` in epoch e, and somebody else has won e or a later one: that copy was live after this one.
-//! - `Backup`, clean: both copies ended alike, and this one may be used as long as nobody has gone on since.
-//! - `Backup`, not clean: what the primary had sent was in the memory of a process that is gone; the primary's copy
-//!   has it. This holds even if the backup itself had won the epoch: it died before it had taken all in, and nothing
-//!   had left it. The other copy is the newer one then too, and the user has to say so, since the arbiter says otherwise.
+//! - `Primary` in epoch e, and e or a later epoch was won by the incarnation in the record: the
+//!   process won once more and died before it wrote that. Nobody was live after this copy; it
+//!   claims the next.
+//! - `Primary` in epoch e, and somebody else has won e or a later one: that copy was live after
+//!   this one.
+//! - `Backup`, clean: both copies ended alike, and this one may be used as long as nobody has gone
+//!   on since.
+//! - `Backup`, not clean: what the primary had sent was in the memory of a process that is gone;
+//!   the primary's copy has it. This holds even if the backup itself had won the epoch: it died
+//!   before it had taken all in, and nothing had left it. The other copy is the newer one then too,
+//!   and the user has to say so, since the arbiter says otherwise.
 //! - `Syncing`: the copy is a mixture.
-//! - The arbiter has not heard of the machine, or knows older epochs only, but the record is of a later one: it is not
-//!   the arbiter that gave the epoch, or it has lost its memory; who is newer cannot be told.
+//! - The arbiter has not heard of the machine, or knows older epochs only, but the record is of a
+//!   later one: it is not the arbiter that gave the epoch, or it has lost its memory; who is newer
+//!   cannot be told.
 
 use crate::arbiter::{Claimed, hex};
 use crate::sidecar::{Record, Role};
@@ -30,7 +38,8 @@ use crate::sidecar::{Record, Role};
 pub enum Known {
     /// The latest claim.
     Latest(Option<Claimed>),
-    /// It has no memory beyond its process: `manual` and `none`. The user answers for what it would know.
+    /// It has no memory beyond its process: `manual` and `none`. The user answers for what it would
+    /// know.
     Nothing,
 }
 
@@ -48,7 +57,8 @@ pub enum Start {
     Refuse(String),
 }
 
-/// Whether the copy with `record` may start as primary when the arbiter knows `known` of its machine.
+/// Whether the copy with `record` may start as primary when the arbiter knows `known` of its
+/// machine.
 #[must_use]
 pub fn start_check(record: Option<&Record>, known: Known) -> Start {
     let Some(record) = record else { return Start::Fresh };
@@ -112,7 +122,8 @@ pub fn forced_epoch(record: Option<&Record>, known: Known) -> u64 {
     }
 }
 
-/// Whether the copy with `record` may be overwritten by that of the machine `vm`, which is live in `epoch`.
+/// Whether the copy with `record` may be overwritten by that of the machine `vm`, which is live in
+/// `epoch`.
 ///
 /// # Errors
 /// It may be the newer one, or that of another machine; the text says so.

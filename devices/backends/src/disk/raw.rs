@@ -1,7 +1,8 @@
 //! Raw image files and block devices.
 //!
-//! Contract: as [`Disk`]. A file opened for writing is locked against a second writer. A file whose length is not a
-//! whole number of sectors ends in a sector padded with zeros; writing that sector makes it whole.
+//! Contract: as [`Disk`]. A file opened for writing is locked against a second writer. A file whose
+//! length is not a whole number of sectors ends in a sector padded with zeros; writing that sector
+//! makes it whole.
 
 use super::{Disk, SECTOR, check_range};
 use std::fmt;
@@ -153,7 +154,8 @@ fn open_writable(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// The format of an image that is certainly not raw: its magic number says so, and no boot sector begins like that.
+/// The format of an image that is certainly not raw: its magic number says so, and no boot sector
+/// begins like that.
 fn foreign_format(file: &mut File) -> io::Result<Option<&'static str>> {
     const MAGICS: [(&[u8], &str); 6] = [
         (b"QFI\xFB", "qcow2"),
@@ -199,8 +201,9 @@ impl Disk for RawDisk {
         self.file.sync_data()
     }
 
-    /// The file at the path is opened again, and must be the same. A lock of another process is no reason to fail: who
-    /// goes live on a shared image has won it at the arbiter, and the lock may be that of a computer that is gone.
+    /// The file at the path is opened again, and must be the same. A lock of another process is no
+    /// reason to fail: who goes live on a shared image has won it at the arbiter, and the lock may
+    /// be that of a computer that is gone.
     fn make_writable(&mut self) -> io::Result<()> {
         if self.access == Access::ReadWrite {
             return Ok(());

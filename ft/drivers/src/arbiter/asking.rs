@@ -1,9 +1,10 @@
 //! Asking an arbiter without waiting for it: threads that ask, and post what it said.
 //!
-//! Contract: every question is answered by exactly one [`Answer`] with its token, within its time limit, or by none
-//! when the [`Asking`] is dropped. An arbiter that hangs (a dead NFS server) holds up a thread and nobody else; what it
-//! says after the time limit is dropped, since a claim may always be repeated. Questions are asked one after the other;
-//! of those that wait, each is answered with an error when its time is up.
+//! Contract: every question is answered by exactly one [`Answer`] with its token, within its time
+//! limit, or by none when the [`Asking`] is dropped. An arbiter that hangs (a dead NFS server)
+//! holds up a thread and nobody else; what it says after the time limit is dropped, since a claim
+//! may always be repeated. Questions are asked one after the other; of those that wait, each is
+//! answered with an error when its time is up.
 
 use super::{Arbiter, Claimed, Verdict};
 use backends::wake::Post;

@@ -1,26 +1,31 @@
 //! The arbiter `dir:PATH`: a directory that both computers reach, on NFS for example.
 //!
-//! Each claim that won is a file `VM.EPOCH`, and the latest of a machine is its file with the highest epoch. Files are
-//! never removed or changed by the program: an epoch is a failure that was survived, so there are few.
+//! Each claim that won is a file `VM.EPOCH`, and the latest of a machine is its file with the
+//! highest epoch. Files are never removed or changed by the program: an epoch is a failure that was
+//! survived, so there are few.
 //!
 //! A claim of epoch e
 //! 1. writes a file of another name with the claimant's identity, and makes it durable;
 //! 2. reads the directory: a file of an epoch >= e decides (see [`judge`]);
 //! 3. otherwise hard-links its file to `VM.e`, which fails if that exists: one winner, also on NFS;
-//! 4. reads the directory again, whatever the link said (on NFS the link of a lost answer fails the second time), and
-//!    lets the highest file decide: a higher one, or a file `VM.e` that names somebody else, means lost;
+//! 4. reads the directory again, whatever the link said (on NFS the link of a lost answer fails the
+//!    second time), and lets the highest file decide: a higher one, or a file `VM.e` that names
+//!    somebody else, means lost;
 //! 5. makes the directory durable before it gives the verdict.
 //!
-//! Why claims of different epochs cannot go wrong: say A claims e and B claims e + 1. If B had won before A linked,
-//! B's file was there when A read the directory in step 4, and A has lost, though its file is there; nothing asks for it
-//! any more, since B's is higher. If A read the directory before B linked, A linked before B: A won e, then B won
-//! e + 1, the order in which the register took them. Since no file is ever removed, a directory that changes while
-//! it is being read shows at least what was there when reading began. The link of step 3 (or the new file of step 1)
-//! changes the directory, which makes an NFS client drop what it had cached of it; [`Arbiter::latest`] has no such
-//! help and may lag by the client's attribute cache (a minute at most); a claim never does.
+//! Why claims of different epochs cannot go wrong: say A claims e and B claims e + 1. If B had won
+//! before A linked, B's file was there when A read the directory in step 4, and A has lost, though
+//! its file is there; nothing asks for it any more, since B's is higher. If A read the directory
+//! before B linked, A linked before B: A won e, then B won e + 1, the order in which the register
+//! took them. Since no file is ever removed, a directory that changes while it is being read shows
+//! at least what was there when reading began. The link of step 3 (or the new file of step 1)
+//! changes the directory, which makes an NFS client drop what it had cached of it;
+//! [`Arbiter::latest`] has no such help and may lag by the client's attribute cache (a minute at
+//! most); a claim never does.
 //!
-//! A file system that is not mounted looks like an empty directory. A file `ftemu-arbiter` with a random number, made
-//! when the directory is first used, tells: a claim fails when it is not the one of the start.
+//! A file system that is not mounted looks like an empty directory. A file `ftemu-arbiter` with a
+//! random number, made when the directory is first used, tells: a claim fails when it is not the
+//! one of the start.
 
 use super::{Arbiter, Claimed, Verdict, hex, judge, parse_decimal, parse_hex};
 use crate::durable::sync_dir;
@@ -43,7 +48,8 @@ pub struct DirArbiter {
 }
 
 impl DirArbiter {
-    /// Uses the directory at `path`, which must be there: creating it would hide storage that is not mounted.
+    /// Uses the directory at `path`, which must be there: creating it would hide storage that is
+    /// not mounted.
     ///
     /// # Errors
     /// It is no directory, or may not be written.
@@ -63,7 +69,8 @@ impl DirArbiter {
         Ok(Self { path: path.into(), marker })
     }
 
-    /// As [`DirArbiter::open`], but makes the directory when it is missing: for one beside a local image.
+    /// As [`DirArbiter::open`], but makes the directory when it is missing: for one beside a local
+    /// image.
     ///
     /// # Errors
     /// As [`DirArbiter::open`].
@@ -72,7 +79,8 @@ impl DirArbiter {
         Self::open(path)
     }
 
-    /// The file with the highest epoch of `vm`; drops files of claims that can no longer win on the way.
+    /// The file with the highest epoch of `vm`; drops files of claims that can no longer win on the
+    /// way.
     fn highest(&self, vm: u128) -> io::Result<Option<Claimed>> {
         if read_short(&self.path.join(MARKER)).ok().as_ref() != Some(&self.marker) {
             let text = "is not the directory that it was: is the storage mounted?";
@@ -95,7 +103,8 @@ impl DirArbiter {
         }
         let Some(epoch) = highest else { return Ok(None) };
         for (_, name) in begun.iter().filter(|(e, _)| *e <= epoch) {
-            // Left behind by a crash, or of a claim that is losing this moment: it needs the file no more.
+            // Left behind by a crash, or of a claim that is losing this moment: it needs the file
+            // no more.
             let _ = fs::remove_file(self.path.join(name));
         }
         let path = self.path.join(file_name(&vm, epoch));

@@ -1,9 +1,11 @@
-//! The arbiter `etcd://HOST:PORT`: a key of etcd, by its JSON gateway (etcd 3.4 and later, `/v3/kv/…`, no TLS).
+//! The arbiter `etcd://HOST:PORT`: a key of etcd, by its JSON gateway (etcd 3.4 and later,
+//! `/v3/kv/…`, no TLS).
 //!
-//! The register of a machine is the key `ftemu/VM`, its value `EPOCH OWNER`. A claim reads the key (a linearizable read,
-//! through the majority), and if the claim is newer writes it in a transaction that holds only if the key's `mod_revision`
-//! is still the one that was read (0: there is no key); otherwise it reads again. etcd answers a transaction when a
-//! majority has it on disk. A revision never comes back, so nothing can be overlooked between reading and writing.
+//! The register of a machine is the key `ftemu/VM`, its value `EPOCH OWNER`. A claim reads the key
+//! (a linearizable read, through the majority), and if the claim is newer writes it in a
+//! transaction that holds only if the key's `mod_revision` is still the one that was read (0: there
+//! is no key); otherwise it reads again. etcd answers a transaction when a majority has it on disk.
+//! A revision never comes back, so nothing can be overlooked between reading and writing.
 //!
 //! Contract: bytes of the server are bounded; whatever is not an answer of etcd is an error.
 
@@ -34,7 +36,8 @@ struct Seen {
 }
 
 impl EtcdArbiter {
-    /// Asks the member of the cluster at `address` (HOST:PORT); each of its answers may take `limit`, in whole seconds.
+    /// Asks the member of the cluster at `address` (HOST:PORT); each of its answers may take
+    /// `limit`, in whole seconds.
     #[must_use]
     pub fn new(address: String, limit: Duration) -> Self {
         Self { address, seconds: limit.as_secs().max(1) }

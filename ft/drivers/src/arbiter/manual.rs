@@ -1,8 +1,9 @@
 //! The arbiters `manual` and `none`: the user decides, or nobody does.
 //!
-//! Contract of `manual`: a claim gets no verdict until the user promotes this replica, and then wins; the user answers
-//! for the other one being dead. What was won is known while the process lives; the record beside the disk image
-//! remembers the epoch. `none` lets everybody win, and is refused unless the user accepts two live replicas.
+//! Contract of `manual`: a claim gets no verdict until the user promotes this replica, and then
+//! wins; the user answers for the other one being dead. What was won is known while the process
+//! lives; the record beside the disk image remembers the epoch. `none` lets everybody win, and is
+//! refused unless the user accepts two live replicas.
 
 use super::{Arbiter, Claimed, Verdict, judge};
 use std::io;

@@ -1,20 +1,24 @@
 //! Arbiters: the test-and-set that decides which replica is live in an epoch.
 //!
-//! An arbiter is one monotone register per virtual machine: the latest epoch that was claimed, and by whom.
+//! An arbiter is one monotone register per virtual machine: the latest epoch that was claimed, and
+//! by whom.
 //!
 //! Contract, held by the same tests for every arbiter:
 //! - A claim of an epoch that is newer than the latest is recorded durably, then [`Verdict::Won`].
-//! - A claim of the latest epoch by the claimant that owns it is [`Verdict::Won`] again: a retry after a lost answer.
+//! - A claim of the latest epoch by the claimant that owns it is [`Verdict::Won`] again: a retry
+//!   after a lost answer.
 //! - Every other claim is [`Verdict::Lost`] and names the latest.
 //!
-//! So exactly one of any number of racing claimants wins an epoch, an older epoch never wins again, and whoever was
-//! told to have won stays the winner across crashes of the arbiter. An arbiter that cannot be reached, or cannot make
-//! its record durable, is an error and never a verdict: the claimant asks again, with the same identity.
+//! So exactly one of any number of racing claimants wins an epoch, an older epoch never wins again,
+//! and whoever was told to have won stays the winner across crashes of the arbiter. An arbiter that
+//! cannot be reached, or cannot make its record durable, is an error and never a verdict: the
+//! claimant asks again, with the same identity.
 //!
-//! A claimant is the number that a process draws at random when it starts (its *incarnation*). A primary that is live
-//! in epoch e has won the claim of e - 1; whoever wants to be live next claims e. Two replicas must ask the same
-//! arbiter, and a backup can make sure of it when it joins a primary of epoch e: its own [`Arbiter::latest`] is
-//! (e - 1, the primary's incarnation), or the two are not configured for the same place.
+//! A claimant is the number that a process draws at random when it starts (its *incarnation*). A
+//! primary that is live in epoch e has won the claim of e - 1; whoever wants to be live next claims
+//! e. Two replicas must ask the same arbiter, and a backup can make sure of it when it joins a
+//! primary of epoch e: its own [`Arbiter::latest`] is (e - 1, the primary's incarnation), or the
+//! two are not configured for the same place.
 
 pub mod asking;
 pub mod dir;
@@ -48,7 +52,8 @@ pub trait Arbiter: Send {
     /// Claims `epoch` of the machine `vm` for `claimant`.
     ///
     /// # Errors
-    /// The arbiter gave no verdict. The claim may have been recorded all the same: ask again as the same claimant.
+    /// The arbiter gave no verdict. The claim may have been recorded all the same: ask again as the
+    /// same claimant.
     fn claim(&mut self, vm: u128, epoch: u64, claimant: u128) -> io::Result<Verdict>;
 
     /// The latest claim for the machine `vm`.
@@ -77,7 +82,8 @@ impl<A: Arbiter + ?Sized> Arbiter for Box<A> {
     }
 }
 
-/// What the register that holds `latest` says to a claim; `None`: the claim is to be recorded, and then has won.
+/// What the register that holds `latest` says to a claim; `None`: the claim is to be recorded, and
+/// then has won.
 #[must_use]
 pub fn judge(latest: Option<Claimed>, epoch: u64, claimant: u128) -> Option<Verdict> {
     match latest {

@@ -42,10 +42,12 @@ impl Target {
         Self::LocalDir(path.into())
     }
 
-    /// Opens the arbiter. `promotion` is the user's end of `manual`, `key` proves a witness; the others leave them alone.
+    /// Opens the arbiter. `promotion` is the user's end of `manual`, `key` proves a witness; the
+    /// others leave them alone.
     ///
     /// # Errors
-    /// A directory that cannot be used. Arbiters on the network are not reached before they are asked.
+    /// A directory that cannot be used. Arbiters on the network are not reached before they are
+    /// asked.
     pub fn open(
         &self,
         promotion: &Promotion,

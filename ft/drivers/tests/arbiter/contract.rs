@@ -47,7 +47,8 @@ impl Dice {
     }
 }
 
-/// A single claimant at a time sees the register of the definition; machines do not disturb each other.
+/// A single claimant at a time sees the register of the definition; machines do not disturb each
+/// other.
 pub fn register(subject: &dyn Subject, steps: u64) {
     let mut arbiter = subject.connect();
     let mut model: BTreeMap<u128, Claimed> = BTreeMap::new();
@@ -112,7 +113,8 @@ struct Told {
     verdict: Verdict,
 }
 
-/// Threads race through epochs without waiting for each other; what they were told must be one register's history.
+/// Threads race through epochs without waiting for each other; what they were told must be one
+/// register's history.
 fn history(subject: &dyn Subject) {
     const VM: u128 = 0x2000;
     let told = Mutex::new(Vec::new());
@@ -145,7 +147,8 @@ fn history(subject: &dyn Subject) {
 fn check_history(told: &[Told]) {
     assert!(told.iter().filter(|t| t.verdict == Verdict::Won).count() > 5, "somebody won");
     for one in told {
-        // The latest claim that the register held at some time between question and answer, at least.
+        // The latest claim that the register held at some time between question and answer, at
+        // least.
         let known = match one.verdict {
             Verdict::Won => Claimed { epoch: one.epoch, owner: one.owner },
             Verdict::Lost(latest) => {
@@ -226,8 +229,8 @@ pub fn claimant_process() {
     }
 }
 
-/// Processes race, some are killed at any instant and the arbiter is restarted: nobody is ever told different owners of
-/// one epoch, and the epochs that each is told never go back.
+/// Processes race, some are killed at any instant and the arbiter is restarted: nobody is ever told
+/// different owners of one epoch, and the epochs that each is told never go back.
 fn racing_processes(subject: &mut dyn Subject) {
     let Some(target) = subject.target() else { return };
     const EPOCHS: u64 = 60;

@@ -1,4 +1,5 @@
-//! Every arbiter passes one contract: races of threads and of processes, retries, stale epochs, restarts, kills.
+//! Every arbiter passes one contract: races of threads and of processes, retries, stale epochs,
+//! restarts, kills.
 
 mod contract;
 mod servers;

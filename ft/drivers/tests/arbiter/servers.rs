@@ -1,4 +1,5 @@
-//! Arbiters that are processes of their own: a witness in a copy of this test, and etcd from the distribution.
+//! Arbiters that are processes of their own: a witness in a copy of this test, and etcd from the
+//! distribution.
 
 use crate::contract::{KEY, Subject, contract};
 use drivers::arbiter::target::Target;

@@ -1,6 +1,7 @@
 //! Where an NBD export is: `nbd://HOST[:PORT]/[EXPORT]`.
 //!
-//! Contract: the name of an export is percent-decoded, and may be empty (the server's default). Displays as it is parsed.
+//! Contract: the name of an export is percent-decoded, and may be empty (the server's default).
+//! Displays as it is parsed.
 
 use super::protocol::MAX_NAME;
 use std::fmt;

@@ -1,12 +1,14 @@
 //! A disk on an NBD server: `nbd://HOST:PORT/EXPORT`.
 //!
-//! Contract: as [`Disk`]. Each request has a time limit. A connection that fails is made again and the request sent
-//! again (all requests may be repeated), until [`Patience::total`] is over; then the request fails, and the guest sees a
-//! disk error. What the server itself refuses fails at once.
+//! Contract: as [`Disk`]. Each request has a time limit. A connection that fails is made again and
+//! the request sent again (all requests may be repeated), until [`Patience::total`] is over; then
+//! the request fails, and the guest sees a disk error. What the server itself refuses fails at
+//! once.
 //!
-//! A server that is started again may have lost what it had in its cache. So writes that were not yet flushed are kept,
-//! and sent again on each new connection before anything else: a flush that succeeds speaks for all writes before it, on
-//! whatever connection they were made. When they take more than [`KEPT_BYTES`], the disk flushes by itself.
+//! A server that is started again may have lost what it had in its cache. So writes that were not
+//! yet flushed are kept, and sent again on each new connection before anything else: a flush that
+//! succeeds speaks for all writes before it, on whatever connection they were made. When they take
+//! more than [`KEPT_BYTES`], the disk flushes by itself.
 
 mod address;
 mod protocol;
@@ -190,8 +192,8 @@ impl NbdDisk {
     /// [`Disk::make_writable`].
     ///
     /// # Errors
-    /// The server cannot be reached within [`Patience::one`], does not speak NBD, or has no such export, and what makes an
-    /// export no disk for a guest. The text does not name the address.
+    /// The server cannot be reached within [`Patience::one`], does not speak NBD, or has no such
+    /// export, and what makes an export no disk for a guest. The text does not name the address.
     pub fn open(address: &NbdAddress, access: Access, patience: Patience) -> io::Result<Self> {
         let (link, export) = Connection::open(address, patience.one)?;
         if export.size < SECTOR as u64 {

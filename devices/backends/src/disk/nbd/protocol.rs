@@ -1,7 +1,8 @@
 //! The NBD protocol as a client speaks it: fixed newstyle negotiation, simple replies.
 //!
-//! After the NBD project's doc/proto.md. Contract: works on any stream of bytes; what the server sends is bounded before
-//! it is kept, and a server that talks on and on is left after [`MAX_REPLIES`].
+//! After the NBD project's doc/proto.md. Contract: works on any stream of bytes; what the server
+//! sends is bounded before it is kept, and a server that talks on and on is left after
+//! [`MAX_REPLIES`].
 
 use std::io::{self, Read, Write};
 
@@ -45,7 +46,8 @@ const MAX_OPTION_REPLY: u32 = 64 * 1024;
 const MAX_REPLIES: usize = 64;
 /// Most bytes of one request, as every server takes them unless it says less.
 const MAX_PAYLOAD: u32 = 32 << 20;
-/// What this client sends at most: long requests of the guest go in pieces, each with its own time limit.
+/// What this client sends at most: long requests of the guest go in pieces, each with its own time
+/// limit.
 const PIECE: u32 = 4 << 20;
 
 /// What the server said of its export.
@@ -261,7 +263,8 @@ pub(super) fn send(
     stream.write_all(data)
 }
 
-/// The reply to the request with `cookie`: its error, 0 if it was carried out. Data of a read follow then.
+/// The reply to the request with `cookie`: its error, 0 if it was carried out. Data of a read
+/// follow then.
 pub(super) fn reply(stream: &mut impl Read, cookie: u64) -> io::Result<u32> {
     if u32_from(stream)? != SIMPLE_REPLY_MAGIC {
         return Err(bad("not a reply of NBD"));

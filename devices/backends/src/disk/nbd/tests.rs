@@ -1,5 +1,5 @@
-//! NBD against a small server of our own, which loses its cache and its connections, against hostile bytes, and against
-//! qemu-nbd.
+//! NBD against a small server of our own, which loses its cache and its connections, against
+//! hostile bytes, and against qemu-nbd.
 
 use super::super::contract;
 use super::protocol::{Command, Export, negotiate, reply, send};
@@ -146,7 +146,8 @@ fn serve(mut stream: &TcpStream, store: &Mutex<Store>) -> io::Result<()> {
             _ => return Ok(()),
         }
     }
-    // The lock is held while a request is carried out, not while the next is waited for: the test looks in between.
+    // The lock is held while a request is carried out, not while the next is waited for: the test
+    // looks in between.
     while stream.peek(&mut [0])? > 0 {
         if !transmit(stream, &mut store.lock().expect("no panic"))? {
             break;

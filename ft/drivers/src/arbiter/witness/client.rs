@@ -17,7 +17,8 @@ pub struct WitnessArbiter {
 }
 
 impl WitnessArbiter {
-    /// Asks the witness at `address` (HOST:PORT), which has the same key or none; each call may take `limit`.
+    /// Asks the witness at `address` (HOST:PORT), which has the same key or none; each call may
+    /// take `limit`.
     #[must_use]
     pub fn new(address: String, key: Option<&[u8; 32]>, limit: Duration) -> Self {
         Self { address, proof: key.map(Proof::new), limit }

@@ -1,8 +1,10 @@
-//! The arbiter `witness:HOST:PORT`: a small server, `ftemu witness`, that keeps the registers in a file.
+//! The arbiter `witness:HOST:PORT`: a small server, `ftemu witness`, that keeps the registers in a
+//! file.
 //!
-//! The protocol is lines of ASCII over TCP, each ended by a line feed and at most [`MAX_LINE`] bytes long with it. Words
-//! are separated by one space. VM, OWNER, CLAIMANT and nonces are 32 hexadecimal digits in lower case, epochs are
-//! decimal, a MAC is 64 hexadecimal digits or `-` where there is none.
+//! The protocol is lines of ASCII over TCP, each ended by a line feed and at most [`MAX_LINE`]
+//! bytes long with it. Words are separated by one space. VM, OWNER, CLAIMANT and nonces are 32
+//! hexadecimal digits in lower case, epochs are decimal, a MAC is 64 hexadecimal digits or `-`
+//! where there is none.
 //!
 //! ```text
 //! server   ftemu-witness 1 SERVER-NONCE keyed|plain        once, when a connection begins
@@ -15,15 +17,16 @@
 //!          error TEXT                    no verdict; the server closes the connection
 //! ```
 //!
-//! With a key both sides prove that they have it. K = HMAC-SHA256(key, `ftemu-witness 1`), and a MAC is
-//! HMAC-SHA256(K, DIRECTION SP SERVER-NONCE SP CLIENT-NONCE SP BODY), DIRECTION `request` or `reply`, BODY the request
-//! or reply, all as the bytes on the wire. Both draw their nonces at random, the server one for a connection, the
-//! client one for a request, so no line is good at another time. Nothing is secret; it is not encrypted. An error may
-//! come without a MAC (to who has shown none) and then proves nothing. A client with a key takes no verdict from a
-//! server without one, nor the other way round. Without a key whoever reaches the port may claim.
+//! With a key both sides prove that they have it. K = HMAC-SHA256(key, `ftemu-witness 1`), and a
+//! MAC is HMAC-SHA256(K, DIRECTION SP SERVER-NONCE SP CLIENT-NONCE SP BODY), DIRECTION `request` or
+//! `reply`, BODY the request or reply, all as the bytes on the wire. Both draw their nonces at
+//! random, the server one for a connection, the client one for a request, so no line is good at
+//! another time. Nothing is secret; it is not encrypted. An error may come without a MAC (to who
+//! has shown none) and then proves nothing. A client with a key takes no verdict from a server
+//! without one, nor the other way round. Without a key whoever reaches the port may claim.
 //!
-//! Contract: a verdict is given after its record is durable. Hostile bytes cost a connection each, of a bounded number,
-//! for a bounded time.
+//! Contract: a verdict is given after its record is durable. Hostile bytes cost a connection each,
+//! of a bounded number, for a bounded time.
 
 mod client;
 mod server;

@@ -1,8 +1,9 @@
 //! The witness itself.
 //!
-//! Contract: at most [`MAX_CONNECTIONS`] connections at a time, each a thread with a small stack; when there is one more,
-//! the one that has been there longest is turned away, so that those who say nothing keep nobody out. A connection ends
-//! when no whole request has come for [`IDLE`], or after [`MAX_REQUESTS`].
+//! Contract: at most [`MAX_CONNECTIONS`] connections at a time, each a thread with a small stack;
+//! when there is one more, the one that has been there longest is turned away, so that those who
+//! say nothing keep nobody out. A connection ends when no whole request has come for [`IDLE`], or
+//! after [`MAX_REQUESTS`].
 
 use super::state::State;
 use super::{Answer, Direction, GREETING, Lines, Proof, Request, nonce};
@@ -45,7 +46,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Witness {
-    /// Opens the registers in the file at `state`, created when missing. With `key`, only who has it is answered.
+    /// Opens the registers in the file at `state`, created when missing. With `key`, only who has
+    /// it is answered.
     ///
     /// # Errors
     /// See [`WitnessError`].

@@ -1,11 +1,12 @@
 //! The witness's registers and the file that keeps them.
 //!
-//! The file begins with `ftemu-witness-state 1`; each further line is `VM EPOCH OWNER CRC`, a claim that won, CRC the
-//! CRC-32 of the line before it as 8 hexadecimal digits. The last line of a machine counts. A line is appended and made
-//! durable before the claim is answered. Only one line at a time is not yet durable, so a crash can spoil the last line
-//! and no other: a last line that is cut or does not check is dropped, since its claim was never answered; anything
-//! else that is wrong is damage, and the witness does not start. Each start, and each time that it has grown long, the
-//! file is written anew beside itself and renamed.
+//! The file begins with `ftemu-witness-state 1`; each further line is `VM EPOCH OWNER CRC`, a claim
+//! that won, CRC the CRC-32 of the line before it as 8 hexadecimal digits. The last line of a
+//! machine counts. A line is appended and made durable before the claim is answered. Only one line
+//! at a time is not yet durable, so a crash can spoil the last line and no other: a last line that
+//! is cut or does not check is dropped, since its claim was never answered; anything else that is
+//! wrong is damage, and the witness does not start. Each start, and each time that it has grown
+//! long, the file is written anew beside itself and renamed.
 //!
 //! Contract: [`State::claim`] gives a verdict only when the record behind it is durable.
 
@@ -129,7 +130,8 @@ impl State {
             self.broken = back.is_err();
             return Err(e);
         }
-        // After a failure the host may take the lost data for written, so nothing can be said until a new start.
+        // After a failure the host may take the lost data for written, so nothing can be said until
+        // a new start.
         self.file.sync_data().inspect_err(|_| self.broken = true)?;
         self.len += line.len() as u64;
         self.lines += 1;
