@@ -56,6 +56,11 @@ fn debian_i386_kernel_to_a_shell_and_off() {
 }
 
 #[test]
+fn debian_generic_kernel_on_the_lan() {
+    check("lan", "linux/vmlinuz-generic");
+}
+
+#[test]
 fn recorded_boot_replays() {
     check("replay", "linux/vmlinuz-cloud");
 }

@@ -18,6 +18,8 @@ class Ftemu:
 
     def _common(self, memory, tap, options):
         net = f"tap:{tap}" if tap else "none"
+        if "--net" in options:
+            return ["-m", memory, "--serial", "stdio", *options, *self.extra]
         return ["-m", memory, "--serial", "stdio", "--net", net, *options, *self.extra]
 
     def disk(self, image, memory="1G", tap=None, options=()):

@@ -1,9 +1,15 @@
 """Checks on the busybox guests: Debian's kernels to a shell and off again, time, and the digests
 of a recorded boot."""
 
+import hashlib
+import http.server
 import json
 import os
+import socket
+import subprocess
+import threading
 import time
+import urllib.request
 
 from console import Failure
 
@@ -51,6 +57,106 @@ def generic_kernel(context):
 def i386_kernel(context):
     """Debian's 686-pae kernel with an i386 busybox."""
     return shell_and_poweroff(context, "i386")
+
+
+# What udhcpc runs for a lease.
+LEASE_SCRIPT = r"""#!/bin/sh
+[ "$1" = bound ] || exit 0
+ifconfig $interface $ip netmask $subnet
+route add default gw $router
+echo nameserver $dns > /etc/resolv.conf
+echo leased $ip $router $dns for $lease
+"""
+
+
+def _answer_names(server, address):
+    """Answers every question on a UDP socket with one IPv4 address."""
+    while True:
+        try:
+            question, client = server.recvfrom(512)
+        except OSError:
+            return
+        end = question.index(0, 12) + 5
+        wants_ipv4 = question[end - 4 : end - 2] == b"\0\1"
+        head = question[:2] + b"\x85\x80\0\1" + (b"\0\1" if wants_ipv4 else b"\0\0") + bytes(4)
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(address)
+        server.sendto(head + question[12:end] + (record if wants_ipv4 else b""), client)
+
+
+class _Files(http.server.BaseHTTPRequestHandler):
+    """Serves one file, whatever is asked for."""
+
+    content = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+def lan_services(context):
+    """Debian's generic kernel on `ftemu lan`: DHCP, ping, a name, a download and an upload."""
+    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    names.bind(("127.0.0.1", 0))
+    threading.Thread(target=_answer_names, args=(names, "10.0.2.2"), daemon=True).start()
+    _Files.content = os.urandom(8 << 20)
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    lan = subprocess.Popen(
+        [
+            *(context.emulator.path, "lan", "--json"),
+            *("--forward", "tcp:127.0.0.1:0-:8000"),
+            *("--resolver", f"127.0.0.1:{names.getsockname()[1]}"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        where = json.loads(lan.stdout.readline())
+        return _use_services(context, where, web.server_address[1])
+    finally:
+        lan.terminate()
+        lan.wait(10)
+        web.shutdown()
+        names.close()
+
+
+def _use_services(context, where, web):
+    digest = hashlib.md5(_Files.content).hexdigest()
+    options = ("--net", f"stream:{where['listening']}")
+    with boot(context, "generic", APPEND + " quiet", options) as machine:
+        machine.expect("GUEST-READY", 300)
+        machine.expect("# ", 60)
+        machine.shell()
+        machine.must(f"cat > /tmp/lease <<'END'\n{LEASE_SCRIPT}END\nchmod +x /tmp/lease")
+        machine.must("ifconfig lo up; ifconfig eth0 up")
+        leased = machine.must("udhcpc -i eth0 -n -q -s /tmp/lease 2>/dev/null | grep leased", 60)
+        if leased.split() != "leased 10.0.2.15 10.0.2.2 10.0.2.2 for 86400".split():
+            raise Failure(f"DHCP gave {leased!r}")
+        machine.must("ping -c 3 10.0.2.2", 60)
+        begin = time.monotonic()
+        fetched = machine.must(f"wget -q -O - http://host.test:{web}/ | md5sum", 120)
+        seconds = time.monotonic() - begin
+        if fetched.split()[0] != digest:
+            raise Failure(f"the download has the digest {fetched!r}")
+        machine.must(
+            "mkdir /tmp/www; dd if=/dev/urandom of=/tmp/www/f bs=64k count=64 2>/dev/null; "
+            "httpd -p 8000 -h /tmp/www"
+        )
+        expected = machine.must("md5sum /tmp/www/f").split()[0]
+        forward = where["forwards"][0]["host"]
+        with urllib.request.urlopen(f"http://{forward}/f", timeout=120) as page:
+            if hashlib.md5(page.read()).hexdigest() != expected:
+                raise Failure("the upload has another digest")
+        # Nobody listens there: the guest is told, and does not wait.
+        machine.must("! nc 10.0.2.2 1 </dev/null", 30)
+        machine.send("poweroff -f\n")
+        machine.powered_off()
+    return f"8 MiB in {seconds:.1f} s through NAT"
 
 
 def _timed_sleep(machine, seconds):

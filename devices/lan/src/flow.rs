@@ -205,7 +205,7 @@ impl Flow {
             frame[..HEADER].copy_from_slice(&header);
             frame
         }));
-        self.run_out_of_patience(now);
+        self.expire(now);
         self.repeat_what_is_due(now);
         let clock = instant(now + self.ahead);
         let mut wire = Wire { packet: None, header, room, frames };
@@ -224,7 +224,8 @@ impl Flow {
         short && self.interface.poll_delay(clock, &self.sockets) == Some(NOW)
     }
 
-    fn run_out_of_patience(&mut self, now: Duration) {
+    /// Ends the connection if the guest has been silent for too long.
+    pub fn expire(&mut self, now: Duration) {
         let opening = matches!(self.state(), State::SynSent | State::SynReceived);
         let patience = if opening || self.orphan { PATIENCE_SHORT } else { PATIENCE };
         if self.waiting.is_some_and(|since| now.saturating_sub(since) >= patience) {

@@ -181,6 +181,11 @@ fn a_flow_without_hope_ends_with_a_reset() {
     };
     let mut unanswered = Flow::connect(HERE, THERE, 1, ms(0));
     assert_eq!(last_words(&mut unanswered, ms(0), ms(100_000)), PATIENCE_SHORT);
+    let mut unheard = Flow::connect(HERE, THERE, 1, ms(0));
+    unheard.expire(PATIENCE_SHORT - ms(1));
+    assert_eq!(unheard.state(), State::SynSent);
+    unheard.expire(PATIENCE_SHORT);
+    assert_eq!(unheard.state(), State::Closed, "even if nothing could be sent");
     let (mut flow, _) = connected();
     poll(&mut flow, ms(1000));
     say(&mut flow, b"?");

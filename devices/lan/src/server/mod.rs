@@ -28,6 +28,8 @@ pub const CABLES_MAX: usize = 64;
 const GATEWAY: PortId = PortId(0);
 /// Reads from one cable before others get their turn.
 const READS: usize = 4;
+/// Until a host that has no file descriptor to spare is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Between two rounds of forgetting silent addresses; they do not count any more anyway.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -137,6 +139,7 @@ pub struct Lan {
     socket: Socket,
     cables: BTreeMap<PortId, Cable>,
     next_port: usize,
+    plug_in_again: Option<Duration>,
     switch: Switch,
     gateway: Gateway,
     connections: tcp::Connections,
@@ -202,6 +205,7 @@ impl Lan {
             socket,
             cables: BTreeMap::new(),
             next_port: GATEWAY.0 + 1,
+            plug_in_again: None,
             switch,
             connections,
             flows,
@@ -282,20 +286,30 @@ impl Lan {
             return Some(Duration::ZERO);
         }
         let now = self.now();
-        let tables =
-            [self.connections.deadline(now), self.flows.deadline(now), self.pings.deadline(now)];
+        let tables = [
+            self.connections.deadline(now),
+            self.flows.deadline(now),
+            self.pings.deadline(now),
+            self.plug_in_again,
+        ];
         // The poll counts in milliseconds and rounds up.
         tables.into_iter().flatten().min().map(|deadline| deadline.saturating_sub(now))
     }
 
     /// Takes new guests.
     fn plug_in(&mut self) {
+        self.plug_in_again = None;
         loop {
             let stream = match self.socket.accept() {
                 Ok(stream) => stream,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(e) => return log::warn!("{}: {e}", self.name),
+                Err(e) => {
+                    // No file descriptor to spare: whoever waits is taken later.
+                    log::warn!("{}: {e}", self.name);
+                    self.plug_in_again = Some(self.now() + PAUSE);
+                    return;
+                }
             };
             if self.cables.len() >= CABLES_MAX {
                 log::warn!("a guest is sent away: there are {CABLES_MAX}");
@@ -327,6 +341,9 @@ impl Lan {
 
     /// Moves everything that can move now.
     fn turn(&mut self) {
+        if self.plug_in_again.is_some_and(|at| at <= self.now()) {
+            self.plug_in();
+        }
         for port in self.cables.keys().copied().collect::<Vec<_>>() {
             self.read(port);
         }

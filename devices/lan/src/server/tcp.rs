@@ -24,6 +24,8 @@ const ACCEPTS: usize = 64;
 const PORTS: u16 = 49152;
 /// Until a host that has no file descriptor to spare is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long another host may take to answer a guest's call.
+const DIAL: Duration = Duration::from_secs(30);
 /// Until a guest that does not answer ARP is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -177,8 +179,9 @@ impl Connections {
         match TcpStream::connect(host) {
             Ok(stream) => {
                 let stage = Stage::Dialing(packet.to_vec());
-                if let Err(e) = self.add(ends, stage, stream, net.registry) {
-                    log::warn!("a connection to {host}: {e}");
+                match self.add(ends, stage, stream, net.registry) {
+                    Ok(connection) => connection.deadline = Some(net.now + DIAL),
+                    Err(e) => log::warn!("a connection to {host}: {e}"),
                 }
             }
             Err(e) => refuse(packet, &e, net.now, gateway),
@@ -191,7 +194,7 @@ impl Connections {
         stage: Stage,
         mut stream: TcpStream,
         registry: &Registry,
-    ) -> io::Result<()> {
+    ) -> io::Result<&mut Connection> {
         let id = self.next;
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut stream, Side::Tcp.token(id), interest)?;
@@ -207,10 +210,9 @@ impl Connections {
             guest_finished: false,
             deadline: None,
         };
-        self.all.insert(id, connection);
         self.by_ends.insert(ends, id);
         self.ready.insert(id);
-        Ok(())
+        Ok(self.all.entry(id).insert_entry(connection).into_mut())
     }
 
     /// Whether one more connection fits, without the oldest one that waits only for stragglers if need be.
@@ -344,10 +346,7 @@ impl Connection {
         let blocked = self.flow().poll(net.now, header.bytes(), room, frames);
         if self.flow().is_over() {
             // With a stream that is still there, the guest has reset the connection.
-            if let Some(mut stream) = self.stream.take() {
-                let _ = net.registry.deregister(&mut stream);
-                reset(stream);
-            }
+            self.reset(net.registry);
             return Outcome::Over;
         }
         self.deadline = if blocked { None } else { self.flow().deadline(net.now) };
@@ -374,6 +373,10 @@ impl Connection {
             return Some(false);
         }
         if stream.peer_addr().is_err() {
+            if self.deadline.is_some_and(|deadline| deadline <= net.now) {
+                refuse(syn, &io::ErrorKind::TimedOut.into(), net.now, gateway);
+                return Some(false);
+            }
             return None;
         }
         let _ = stream.set_nodelay(true);
@@ -416,6 +419,14 @@ impl Connection {
             stream.shutdown(Shutdown::Write)?;
         }
         Ok(())
+    }
+
+    /// Ends the host's end with a reset, if it is still there.
+    fn reset(&mut self, registry: &Registry) {
+        if let Some(mut stream) = self.stream.take() {
+            let _ = registry.deregister(&mut stream);
+            reset(stream);
+        }
     }
 
     /// Lets the host's end go.
