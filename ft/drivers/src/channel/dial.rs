@@ -9,7 +9,7 @@ use super::listen::prepare;
 use super::registry::Registry;
 use backends::socket::{Address, Stream};
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +87,7 @@ fn connect(registry: &Registry, address: &Address) -> io::Result<Stream> {
             let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
             let connected = text.to_socket_addrs()?.find_map(|found| {
                 let safe = secret.check_resolved(&found).map_err(io::Error::other);
-                let stream = safe.and_then(|()| TcpStream::connect_timeout(&found, CONNECT_TIME));
+                let stream = safe.and_then(|()| call_once(&found));
                 stream.map_err(|e| last = e).ok()
             });
             Stream::Tcp(connected.ok_or(last)?)
@@ -95,4 +95,13 @@ fn connect(registry: &Registry, address: &Address) -> io::Result<Stream> {
     };
     prepare(&stream)?;
     Ok(stream)
+}
+
+fn call_once(address: &SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(address, CONNECT_TIME)?;
+    // Who calls a port of this computer again and again gets it as its own one day, and so itself.
+    match stream.local_addr()? == stream.peer_addr()? {
+        true => Err(io::ErrorKind::ConnectionRefused.into()),
+        false => Ok(stream),
+    }
 }

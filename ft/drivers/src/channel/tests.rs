@@ -445,8 +445,8 @@ fn the_death_of_a_process_is_seen_at_once() {
     child.wait().unwrap();
     assert_eq!(down, conn);
     assert!(why == "the peer closed the connection" || why == "the peer is gone", "{why}");
-    // A busy computer needs its time to end a process; a timeout would need seconds.
-    assert!(time < Duration::from_millis(500), "{time:?}");
+    // A busy computer needs its time to end a process; a timeout would need more.
+    assert!(time < Duration::from_secs(3), "{time:?}");
 }
 
 /// Feeds `bytes` to a peer in the middle of the handshake, or after it, in the place of what it expects.
