@@ -66,6 +66,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show it: a pair on this machine, its live side killed twice, and a client that loses nothing
+    Demo(DemoFlags),
     /// Switch a machine on
     #[command(after_help = format!("{KEYS}\n\n{EXIT_STATUS}"))]
     Boot(Box<BootFlags>),
@@ -359,6 +361,20 @@ pub enum CtlAction {
 pub struct KeygenFlags {
     /// A new file, for you alone: copy it to the other computer, and give both --key FILE
     pub file: PathBuf,
+}
+
+/// Flags of `ftemu demo`.
+#[derive(Debug, Args)]
+pub struct DemoFlags {
+    /// Print one JSON object instead of a story and a table
+    #[arg(long)]
+    pub json: bool,
+    /// How often the live side is killed
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub failovers: u32,
+    /// Leave the directory with the sides' logs
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// Flags of `ftemu completions`.

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod demo;
 mod failure;
 mod targets;
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         })
         .init();
     let result = match &cli.command {
+        Command::Demo(flags) => commands::demo::run(flags),
         Command::Boot(flags) => commands::boot::run(flags),
         Command::Replay(flags) => commands::replay::run(flags),
         Command::Lan(flags) => commands::lan::run(flags),

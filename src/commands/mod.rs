@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod counter;
 pub mod ctl;
+pub mod demo;
 pub mod files;
 pub mod keygen;
 pub mod lan;

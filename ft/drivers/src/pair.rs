@@ -273,6 +273,7 @@ impl Pair {
             role: status.role.into(),
             epoch: status.epoch.0,
             lag_ns: status.lag_ns,
+            log_entries: status.entries.0,
             log_bytes: status.log_bytes,
             log_bytes_per_s: per_second.checked_div(status.log_ns.into()).unwrap_or(0) as u64,
             ack_latency_us: status.ack_ns / 1000,

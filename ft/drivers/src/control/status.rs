@@ -100,6 +100,8 @@ pub struct Status {
     pub guest_ns: u64,
     /// How far the backup's execution is behind, nanoseconds.
     pub lag_ns: u64,
+    /// Entries of the log in this machine's life: made on a primary, received on a backup.
+    pub log_entries: u64,
     /// Bytes of the log sent to, or received from, the other side.
     pub log_bytes: u64,
     /// Of late, per second.
@@ -178,7 +180,11 @@ impl fmt::Display for Status {
             self.lag_ns / 1_000_000,
             self.lag_ns / 1000 % 1000
         )?;
-        writeln!(f, "log           {} bytes, {} per second", self.log_bytes, self.log_bytes_per_s)?;
+        writeln!(
+            f,
+            "log           {} entries, {} bytes, {} per second",
+            self.log_entries, self.log_bytes, self.log_bytes_per_s
+        )?;
         writeln!(f, "ack latency   {} us", self.ack_latency_us)?;
         writeln!(f, "held outputs  {}", self.held_outputs)?;
         if let Some(joining) = &self.joining {

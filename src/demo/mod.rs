@@ -1,0 +1,4 @@
+//! The parts of `ftemu demo`.
+
+pub mod cluster;
+pub mod report;
