@@ -2,11 +2,10 @@
 // The brackets in help texts are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget};
+use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget, Pairing};
 use backends::socket::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use drivers::arbiter::target::Target;
-use drivers::channel::Code;
 use lan::config::{Forward, Subnet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -209,9 +208,9 @@ pub struct PairFlags {
     /// The key that both sides have: 32 bytes or 64 hexadecimal digits; without a key only this computer is reached
     #[arg(long, value_name = "FILE", conflicts_with = "pair")]
     pub key: Option<PathBuf>,
-    /// The code that the other side shows, once, instead of a key
-    #[arg(long, value_name = "CODE")]
-    pub pair: Option<Code>,
+    /// Instead of a key: without a code, show one; with a code, the one that the other side shows
+    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", value_parser = targets::pairing)]
+    pub pair: Option<Pairing>,
     /// Where the key goes that --pair agrees on
     #[arg(long, value_name = "FILE", requires = "pair")]
     pub key_store: Option<PathBuf>,
@@ -225,6 +224,10 @@ pub struct PairFlags {
     /// Start although the other copy is newer, or may be
     #[arg(long)]
     pub force: bool,
+    /// The disks are the same on both sides, on storage that both reach, instead of a copy on each: a path, or
+    /// nbd://HOST:PORT/EXPORT
+    #[arg(long)]
+    pub shared_disk: bool,
     /// Listen on this Unix socket for 'ftemu ctl'
     #[arg(long, value_name = "SOCK")]
     pub control: Option<PathBuf>,

@@ -4,6 +4,7 @@
 
 use backends::socket::{Address, Endpoint};
 use devices::time::Rate;
+use drivers::channel::Code;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -148,6 +149,23 @@ pub fn listen(text: &str) -> Result<Address, String> {
 pub fn resolver(text: &str) -> Result<SocketAddr, String> {
     let plain = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
     plain.or_else(|_| text.parse()).map_err(|_| format!("'{text}' is not ADDRESS or ADDRESS:PORT"))
+}
+
+/// How two sides without a key come to trust each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// This side shows a code.
+    Shown,
+    /// The code that the other side shows.
+    Typed(Code),
+}
+
+/// Nothing, or eight digits.
+pub fn pairing(text: &str) -> Result<Pairing, String> {
+    match text {
+        "" => Ok(Pairing::Shown),
+        text => text.parse().map(Pairing::Typed),
+    }
 }
 
 /// The port of the logging channel.

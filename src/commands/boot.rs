@@ -14,7 +14,7 @@ use backends::net::capture::Capture;
 use backends::net::{Network, stream, tap};
 use devices::board::BoardConfig;
 use devices::time::Icount;
-use drivers::backup::{self, Ending};
+use drivers::backup::{self, BackupConfig, Ending};
 use drivers::control::Server;
 use drivers::host::{Ends, Mail, Posts, mail};
 use drivers::live::{self, LiveConfig, Timing};
@@ -124,15 +124,18 @@ fn disks(flags: &BootFlags) -> Result<Disks, Failure> {
 }
 
 fn disk(flags: &BootFlags, path: &Path) -> Result<(Box<dyn Disk>, DiskSource), Failure> {
+    // A backup reads a shared disk until it is live.
+    let reads = flags.pair.shared_disk && flags.pair.role == Role::Backup;
+    let access = if reads { Access::ReadOnly } else { Access::ReadWrite };
     if let Some(address) = files::nbd(path)? {
         let disk: Box<dyn Disk> = match flags.snapshot {
-            false => Box::new(files::export(&address, Access::ReadWrite)?),
+            false => Box::new(files::export(&address, access)?),
             true => Box::new(thrown_away(files::export(&address, Access::ReadOnly)?)?),
         };
         return Ok((disk, DiskSource::Log));
     }
     if !flags.snapshot {
-        return Ok((Box::new(files::image(path, Access::ReadWrite)?), DiskSource::Log));
+        return Ok((Box::new(files::image(path, access)?), DiskSource::Log));
     }
     let mut image = files::image(path, Access::ReadOnly)?;
     let by_name = flags.record.is_some() && flags.log_disk_data == LogDiskData::Auto;
@@ -257,7 +260,7 @@ impl Host<'_> {
             _ => Some(protect::pair(self.flags, &config, self.mail.bell.waker())?),
         };
         let mut live = live_config(self.flags);
-        live.disk_sizes = disk_sizes(&config);
+        live.disk_sizes = self.copies(&config);
         drop(config);
         let raw = self.open_consoles()?;
         let control = self.open_control()?;
@@ -284,16 +287,15 @@ impl Host<'_> {
         let mut protection = protect::pair(self.flags, config, self.mail.bell.waker())?;
         let raw = self.open_consoles()?;
         let control = self.open_control()?;
-        let sizes = disk_sizes(config);
+        let sizes = self.copies(config);
+        let backup = BackupConfig {
+            machine: config,
+            sizes: &sizes,
+            shared: self.flags.pair.shared_disk,
+            bundles: &protect::bundles(self.flags),
+        };
         let pair = &mut protection.pair;
-        let mut taken = match backup::run(
-            pair,
-            config,
-            &sizes,
-            &protect::bundles(self.flags),
-            &self.mail,
-            &mut self.ends,
-        ) {
+        let mut taken = match backup::run(pair, &backup, &self.mail, &mut self.ends) {
             Ending::Live(taken) => taken,
             Ending::Over(exit) => {
                 drop(raw);
@@ -320,6 +322,15 @@ impl Host<'_> {
         report(self.flags, outcome)
     }
 
+    /// Index and size of each disk of which both sides have a copy.
+    fn copies(&self, config: &Config) -> Vec<(u8, u64)> {
+        if self.flags.pair.shared_disk {
+            return Vec::new();
+        }
+        let disks = config.board.disks.iter().enumerate();
+        disks.filter_map(|(n, sectors)| sectors.map(|sectors| (n as u8, sectors))).collect()
+    }
+
     /// Opens the control socket, if there is to be one.
     fn open_control(&self) -> Result<Option<Server>, Failure> {
         let Some(path) = &self.flags.pair.control else { return Ok(None) };
@@ -333,12 +344,6 @@ impl Host<'_> {
         backends::signal::watch(signals).map_err(|e| Failure::Host(e.to_string()))?;
         consoles(self.flags, &self.posts, &mut self.ends)
     }
-}
-
-/// Index and size of each disk.
-fn disk_sizes(config: &Config) -> Vec<(u8, u64)> {
-    let disks = config.board.disks.iter().enumerate();
-    disks.filter_map(|(n, sectors)| sectors.map(|sectors| (n as u8, sectors))).collect()
 }
 
 /// Says how a run ended.
@@ -377,6 +382,7 @@ fn live_config(flags: &BootFlags) -> LiveConfig {
         entropy: if from_host { host_entropy() } else { seeded(flags.seed.unwrap_or(0)) },
         reseed: from_host.then_some(host_entropy),
         disk_sizes: Vec::new(),
+        shared: flags.pair.shared_disk,
         bundles: protect::bundles(flags),
     }
 }

@@ -4,11 +4,12 @@ use super::boot::{BUILD, random_number};
 use super::files;
 use crate::cli::{BootFlags, PairFlags, Role};
 use crate::failure::Failure;
+use crate::targets::{Pairing, RateFlag};
 use backends::wake::Waker;
 use drivers::arbiter::Arbiter;
 use drivers::arbiter::manual::Promotion;
 use drivers::arbiter::target::Target;
-use drivers::channel::{Channel, ChannelConfig, Formats, Greeting, Key, Secret};
+use drivers::channel::{Channel, ChannelConfig, Code, Formats, Greeting, Key, Secret};
 use drivers::outcome::{Exit, Outcome};
 use drivers::pair::{Keep, Pair, Parts};
 use drivers::sidecar::{self, Record};
@@ -123,8 +124,13 @@ pub fn check(flags: &BootFlags) -> Result<(), Failure> {
              say --i-accept-split-brain if that is all right",
         );
     }
-    let image = image(flags).is_some();
-    if pair.arbiter.is_none() && (pair.role == Role::Backup || !image) {
+    if pair.shared_disk && (flags.snapshot || flags.disks.is_empty()) {
+        return usage("--shared-disk needs disks that both sides reach, and no --snapshot");
+    }
+    if pair.shared_disk && flags.rate != RateFlag::Auto {
+        return usage("--shared-disk needs --rate auto");
+    }
+    if pair.arbiter.is_none() && beside(flags).is_none() {
         return usage(
             "--arbiter must say who decides which side is live when they lose each other: \
              dir:PATH, witness:HOST:PORT, etcd://HOST:PORT or manual; the same on both sides",
@@ -135,8 +141,17 @@ pub fn check(flags: &BootFlags) -> Result<(), Failure> {
 
 /// The image beside which the record is.
 fn image(flags: &BootFlags) -> Option<&Path> {
-    let first = flags.disks.first().filter(|path| !flags.snapshot && !files::is_export(path));
+    let own = !flags.snapshot && !flags.pair.shared_disk;
+    let first = flags.disks.first().filter(|path| own && !files::is_export(path));
     first.map(PathBuf::as_path)
+}
+
+/// The arbiter of who names none: a directory beside the image.
+fn beside(flags: &BootFlags) -> Option<Target> {
+    // Only a shared image has the same place on both sides.
+    let default = flags.pair.role == Role::Primary || flags.pair.shared_disk;
+    let image = flags.disks.first().filter(|path| !files::is_export(path))?;
+    (default && !flags.snapshot).then(|| Target::beside(image))
 }
 
 /// Says so when an image of a pair is used alone.
@@ -167,9 +182,8 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
         Some(path) => Some(Key::read(path).map_err(|e| Failure::file(path, e))?),
     };
     let image = image(flags);
-    let target = pair.arbiter.clone().unwrap_or_else(|| {
-        Target::beside(image.expect("checked: without an image there is --arbiter"))
-    });
+    let target = pair.arbiter.clone().or_else(|| beside(flags));
+    let target = target.expect("checked: without an image there is --arbiter");
     let bytes = key.as_ref().map(|key| &key.0);
     let promotion = Promotion::default();
     let mut arbiter = target
@@ -210,6 +224,7 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
         promotion,
         keep,
         disks,
+        shared: flags.pair.shared_disk,
     };
     let pair = Pair::new(parts, waker).map_err(host)?;
     Ok(Protection { pair, records })
@@ -257,8 +272,14 @@ fn channel(
     let pair = &flags.pair;
     let local = || backends::socket::Address::Tcp(LOCAL.into());
     let alone = pair.listen.is_none() && pair.peer.is_none();
+    let store = || pair.key_store.clone();
     let secret = match (&pair.pair, key) {
-        (Some(code), _) => Secret::Pairing { code: code.clone(), store: pair.key_store.clone() },
+        (Some(Pairing::Typed(code)), _) => Secret::Pairing { code: code.clone(), store: store() },
+        (Some(Pairing::Shown), _) => {
+            let code = Code::generate().map_err(|e| Failure::Host(e.to_string()))?;
+            log::warn!("start the other side with --pair {code}");
+            Secret::Pairing { code, store: store() }
+        }
         (None, Some(key)) => Secret::Key(key),
         (None, None) => Secret::Local,
     };
@@ -287,6 +308,7 @@ fn greeting(flags: &BootFlags, config: &Config) -> Greeting {
         ("network card", cards.join(", ")),
         ("serial ports", config.board.uarts.to_string()),
         ("direct boot", if flags.kernel.is_some() { "yes" } else { "no" }.into()),
+        ("shared disks", if flags.pair.shared_disk { "yes" } else { "no" }.into()),
         ("heartbeat", format!("{} ms", flags.pair.heartbeat)),
         ("timeout", format!("{} ms", flags.pair.timeout)),
     ];

@@ -85,6 +85,8 @@ pub struct DiskLog {
     pending: BTreeMap<u64, Extent>,
     /// Of this, what was asked before the log's reader had the disk.
     early: BTreeSet<u64>,
+    /// The reader has no copy: all data is for the log.
+    shared: bool,
 }
 
 impl DiskLog {
@@ -92,7 +94,13 @@ impl DiskLog {
     #[must_use]
     pub fn new(named: bool) -> Self {
         let known = if named { Known::all() } else { Known::Only(SectorSet::default()) };
-        Self { known, pending: BTreeMap::new(), early: BTreeSet::new() }
+        Self { known, pending: BTreeMap::new(), early: BTreeSet::new(), shared: false }
+    }
+
+    /// A disk of which the log's reader has no copy of its own.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::new(true) }
     }
 
     /// A reader begins here who has the disk as it is, but need not have it as it was when requests read it that wait
@@ -120,7 +128,7 @@ impl DiskLog {
             (DiskResult::Done, _) => encode(&header(Answer::Done), &[]),
             (DiskResult::Failed, _) => encode(&header(Answer::Failed), &[]),
             (DiskResult::Data(data), Some(Extent::Read(lba, count))) => {
-                let early = self.early.remove(&request);
+                let early = self.early.remove(&request) || self.shared;
                 let unknown = if early { data.clone() } else { self.unknown(lba, count, data) };
                 if unknown.is_empty() {
                     encode(&header(Answer::Known), &[])

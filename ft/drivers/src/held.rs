@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 /// An output, and the guest's wall clock when it was made.
 #[derive(Clone, Debug)]
 struct Made {
-    output: Output,
+    /// `None`: there is nothing left to do for it.
+    output: Option<Output>,
     time: u64,
 }
 
@@ -34,7 +35,7 @@ impl Held {
     /// Takes an output, made when the guest's wall clock showed `time`.
     pub fn push(&mut self, output: Output, time: u64) {
         if self.next >= self.gone {
-            self.queue.push_back(Made { output, time });
+            self.queue.push_back(Made { output: Some(output), time });
         }
         self.next += 1;
         self.gone = self.gone.max(self.first());
@@ -45,7 +46,9 @@ impl Held {
         while self.first() < below
             && let Some(made) = self.queue.pop_front()
         {
-            ends.leave(&made.output, made.time);
+            if let Some(output) = &made.output {
+                ends.leave(output, made.time);
+            }
         }
         self.gone = self.gone.max(below);
     }
@@ -54,6 +57,13 @@ impl Held {
     pub fn forget(&mut self, below: u64) {
         while self.first() < below && self.queue.pop_front().is_some() {}
         self.gone = self.gone.max(below);
+    }
+
+    /// What is asked of disks is asked in another way.
+    pub fn drop_disk_requests(&mut self) {
+        for made in &mut self.queue {
+            made.output.take_if(|output| matches!(output, Output::Disk { .. }));
+        }
     }
 
     /// How many outputs the machine has made.

@@ -31,6 +31,8 @@ pub struct Mirror {
     pending: BTreeMap<u64, Pending>,
     /// Requests that the log has answered and the own copy has not; whether they may fail.
     late: BTreeMap<u64, bool>,
+    /// There is no own copy: the primary's is this side's, too.
+    shared: bool,
     next_internal: u64,
     writes: Vec<(u64, DiskOperation)>,
 }
@@ -58,13 +60,21 @@ impl Mirror {
             known: Known::all(),
             pending: BTreeMap::new(),
             late: BTreeMap::new(),
+            shared: false,
             next_internal: INTERNAL,
             writes: Vec::new(),
         }
     }
 
+    /// No copy, but the primary's disk: it is not asked before this side is live.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::new() }
+    }
+
     /// The guest has asked for `operation`, which goes to the own copy, too. `early`: before this side had the disk.
     pub fn ask(&mut self, request: u64, operation: DiskOperation, early: bool) {
+        let early = early || self.shared;
         self.pending.insert(request, Pending { operation, early, own: None });
     }
 
@@ -114,6 +124,7 @@ impl Mirror {
         let pending = self.pending.remove(&request).expect("looked at above");
         self.known.learn(extent, failed_there);
         match pending.own {
+            None if self.shared => {}
             None => drop(self.late.insert(request, failed_there)),
             Some(DiskResult::Failed) if result == DiskResult::Done => return Err(failed()),
             Some(_) => {}

@@ -102,6 +102,8 @@ pub struct Parts {
     pub keep: Keep,
     /// Disks of the machine.
     pub disks: usize,
+    /// Both sides have the same disks, not copies.
+    pub shared: bool,
 }
 
 impl Pair {
@@ -110,7 +112,7 @@ impl Pair {
     /// # Errors
     /// The host has no threads to spare.
     pub fn new(parts: Parts, waker: Waker) -> io::Result<Self> {
-        let Parts { config, start, channel, inbox, arbiter, keep, disks, .. } = parts;
+        let Parts { config, start, channel, inbox, arbiter, keep, disks, shared, .. } = parts;
         let check = if arbiter.remembers() { Check::Done } else { Check::Never };
         let (post, answers) = mailbox(ANSWERS, waker);
         let asking = Asking::spawn(arbiter, ARBITER_LIMIT, post)?;
@@ -129,7 +131,9 @@ impl Pair {
             keep,
             journal: Journal {
                 on: false,
-                disks: (0..disks).map(|_| DiskLog::new(true)).collect(),
+                disks: (0..disks)
+                    .map(|_| if shared { DiskLog::shared() } else { DiskLog::new(true) })
+                    .collect(),
                 checks: Schedule::from(0),
             },
             arbiter: parts.arbiter_name,

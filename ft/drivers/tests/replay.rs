@@ -66,6 +66,7 @@ fn config(timing: Timing, max_icount: Option<u64>) -> LiveConfig {
         entropy: [7; 32],
         reseed: None,
         disk_sizes: vec![],
+        shared: false,
         bundles: std::env::temp_dir(),
     }
 }

@@ -15,7 +15,7 @@ use crate::outcome::Exit;
 use crate::pair::Pair;
 use crate::wire;
 use backends::disk::worker::Completion;
-use devices::io::{Input, Output};
+use devices::io::{DiskOperation, Input, Output};
 use devices::time::{Rate, VirtualNs};
 use emulator::machine::Machine;
 use ft::Event;
@@ -69,6 +69,7 @@ impl From<MirrorError> for Trouble {
 pub(super) struct Following {
     machine: Machine,
     follower: Follower,
+    shared: bool,
     mirrors: Vec<Mirror>,
     held: Held,
     /// The entry that is next.
@@ -85,19 +86,27 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// Begins where the transfer ended; requests that were on their way are made again on the own copies.
-    pub(super) fn new(arrived: Arrived, ends: &mut Ends) -> Self {
+    /// Begins where the transfer ended; requests that were on their way are made again on own copies, not on disks that
+    /// are `shared` with the primary.
+    pub(super) fn new(arrived: Arrived, shared: bool, ends: &mut Ends) -> Self {
         let Arrived { mut machine, handover, commit } = arrived;
         machine.keep_history(HISTORY);
-        let mut mirrors: Vec<Mirror> = ends.disks.iter().map(|_| Mirror::new()).collect();
+        let mut mirrors: Vec<Mirror> = ends
+            .disks
+            .iter()
+            .map(|_| if shared { Mirror::shared() } else { Mirror::new() })
+            .collect();
         for (disk, request, operation) in handover.requests {
             let Some(mirror) = mirrors.get_mut(usize::from(disk)) else { continue };
-            ends.disks[usize::from(disk)].submit(request, operation.clone());
+            if !shared {
+                ends.disks[usize::from(disk)].submit(request, operation.clone());
+            }
             mirror.ask(request, operation, true);
         }
         Self {
             machine,
             follower: Follower::default(),
+            shared,
             mirrors,
             held: Held::after(commit.outputs.0),
             entry: None,
@@ -161,6 +170,7 @@ impl Following {
         let (began, from) = (time::Instant::now(), self.machine.icount().0);
         let there = {
             let Self { mirrors, held, addresses, .. } = self;
+            let ends = (!self.shared).then_some(ends);
             let mut outlet = outlet(mirrors, held, addresses, ends, self.wall_clock);
             self.follower.advance(&mut self.machine, at, most, &mut outlet)?
         };
@@ -235,6 +245,7 @@ impl Following {
     /// The machine as it goes live, with the outputs from `emit_from` on to be emitted again.
     pub(super) fn into_live(mut self, emit_from: u64, pair: &mut Pair) -> Taken {
         self.held.forget(emit_from);
+        self.held.drop_disk_requests();
         let (mut answers, mut requests, mut stale) = (Vec::new(), Vec::new(), Vec::new());
         for (disk, mirror) in self.mirrors.into_iter().enumerate() {
             let disk = disk as u8;
@@ -278,18 +289,25 @@ fn describe(entry: &Entry) -> String {
     format!("{} icount {icount} halted {halted_ns:?}: {what}", entry.seq)
 }
 
-/// Where outputs go: requests to the own disks, everything else waits.
+/// Where outputs go: requests to the own disks in `ends`, if there are any, everything else waits.
 fn outlet<'a>(
     mirrors: &'a mut [Mirror],
     held: &'a mut Held,
     addresses: &'a mut Addresses,
-    ends: &'a Ends,
+    ends: Option<&'a Ends>,
     wall_clock: u64,
 ) -> impl FnMut(Output, VirtualNs) + 'a {
     move |output, now| match output {
         Output::Disk { disk, request, operation } => {
             let index = usize::from(disk);
-            ends.disks[index].submit(request, operation.clone());
+            match ends {
+                Some(ends) => ends.disks[index].submit(request, operation.clone()),
+                None if matches!(operation, DiskOperation::Read { .. }) => {}
+                // Counted as on the primary; who goes live asks for it again in another way.
+                None => {
+                    held.push(Output::Disk { disk, request, operation: operation.clone() }, 0);
+                }
+            }
             mirrors[index].ask(request, operation, false);
         }
         output => {

@@ -31,6 +31,18 @@ const SYNCED: usize = 8192;
 /// How long a backup that leaves waits for its farewell to be out.
 const FAREWELL: Duration = Duration::from_millis(300);
 
+/// What a backup is told.
+pub struct BackupConfig<'a> {
+    /// What the machine must be.
+    pub machine: &'a Config,
+    /// The disks of which this side has copies of its own.
+    pub sizes: &'a [DiskSize],
+    /// The disks are the primary's, and not written before this side is live.
+    pub shared: bool,
+    /// Where bundles go of machines that went different ways.
+    pub bundles: &'a Path,
+}
+
 /// How being a backup ended.
 pub enum Ending {
     /// The machine is live from here on.
@@ -61,9 +73,7 @@ enum Place {
 
 struct Backup<'a> {
     pair: &'a mut Pair,
-    config: &'a Config,
-    sizes: &'a [DiskSize],
-    bundles: &'a Path,
+    config: &'a BackupConfig<'a>,
     mail: &'a Mail,
     ends: &'a mut Ends,
     post: Post<Synced>,
@@ -72,21 +82,12 @@ struct Backup<'a> {
     ending: Option<Ending>,
 }
 
-/// Waits for a live side and backs it up, until this side is live or is to end. The machine must be one of `config`,
-/// with disks of `sizes`.
+/// Waits for a live side and backs it up, until this side is live or is to end.
 #[must_use]
-pub fn run(
-    pair: &mut Pair,
-    config: &Config,
-    sizes: &[DiskSize],
-    bundles: &Path,
-    mail: &Mail,
-    ends: &mut Ends,
-) -> Ending {
+pub fn run(pair: &mut Pair, config: &BackupConfig, mail: &Mail, ends: &mut Ends) -> Ending {
     let (post, synced) = mailbox(SYNCED, mail.bell.waker());
     let place = Place::Empty;
-    let mut backup =
-        Backup { pair, config, sizes, bundles, mail, ends, post, synced, place, ending: None };
+    let mut backup = Backup { pair, config, mail, ends, post, synced, place, ending: None };
     backup.act();
     loop {
         backup.attend();
@@ -193,7 +194,7 @@ impl Backup<'_> {
 
     fn install(&mut self, bytes: &[u8]) {
         if let Place::Empty = self.place {
-            match Filling::new(self.config, self.sizes) {
+            match Filling::new(self.config.machine, self.config.sizes) {
                 Ok(filling) => self.place = Place::Filling(Box::new(filling)),
                 Err(why) => return self.pair.event(Event::TransferFailed(why)),
             }
@@ -228,7 +229,7 @@ impl Backup<'_> {
                 self.pair.event(Event::TransferFailed(why));
             }
             Some(Ok(arrived)) => {
-                let following = Following::new(*arrived, self.ends);
+                let following = Following::new(*arrived, self.config.shared, self.ends);
                 self.place = Place::Here(Box::new(following));
                 self.pair.event(Event::Adopted);
             }
@@ -260,7 +261,7 @@ impl Backup<'_> {
                 let Place::Here(following) = &mut self.place else { return };
                 let icount = following.machine().icount().0;
                 log::error!("this machine differs from the primary's at icount {icount}: {what}");
-                let evidence = following.evidence(&what, self.bundles);
+                let evidence = following.evidence(&what, self.config.bundles);
                 self.pair.event(Event::Diverged { icount, what, evidence });
             }
             Trouble::Failed(why) => {

@@ -89,6 +89,8 @@ pub struct LiveConfig {
     pub reseed: Option<fn() -> [u8; 32]>,
     /// The disks that a backup must have, with its own content.
     pub disk_sizes: Vec<DiskSize>,
+    /// The disks are those of the backup, too: what is written to them is an output.
+    pub shared: bool,
     /// Where bundles go of machines that went different ways.
     pub bundles: PathBuf,
 }

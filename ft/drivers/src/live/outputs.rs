@@ -2,7 +2,7 @@
 
 use super::{DISK_LATENCY, Live, Timing};
 use crate::guest::Guest;
-use devices::io::Output;
+use devices::io::{DiskOperation, Output};
 
 /// Outputs other than frames are told to the pair when the oldest is this old in host ns.
 const PATIENCE: u64 = 300_000;
@@ -35,6 +35,11 @@ impl<G: Guest> Live<'_, G> {
                         self.requests.insert((disk, request), operation.clone());
                     }
                     self.outstanding += 1;
+                    let read = matches!(operation, DiskOperation::Read { .. });
+                    if self.config.shared && self.pair.is_some() && !read {
+                        self.hold(Output::Disk { disk, request, operation });
+                        continue;
+                    }
                     self.ends.disks[usize::from(disk)].submit(request, operation);
                     if let Timing::Fixed(_) = self.config.timing {
                         let answer = self.mail.answers.recv().expect("the disk's thread answers");
@@ -42,21 +47,27 @@ impl<G: Guest> Live<'_, G> {
                     }
                 }
                 output => {
-                    let time = self.wall_clock();
                     if self.pair.is_none() {
+                        let time = self.wall_clock();
                         self.ends.leave(&output, time);
-                        continue;
+                    } else {
+                        self.hold(output);
                     }
-                    if self.untold.count == 0 {
-                        self.untold.since = self.host_ns();
-                        self.untold.urgent = false;
-                    }
-                    self.untold.urgent |= matches!(output, Output::NetTx { .. });
-                    self.untold.count += 1;
-                    self.held.push(output, time);
                 }
             }
         }
+    }
+
+    /// Keeps an output until the pair lets it go.
+    fn hold(&mut self, output: Output) {
+        if self.untold.count == 0 {
+            self.untold.since = self.host_ns();
+            self.untold.urgent = false;
+        }
+        self.untold.urgent |= matches!(output, Output::NetTx { .. } | Output::Disk { .. });
+        self.untold.count += 1;
+        let time = self.wall_clock();
+        self.held.push(output, time);
     }
 
     /// The count at which the next digest is due; the guest must not run past it.

@@ -7,6 +7,7 @@ use crate::guest::Guest;
 use crate::outcome::Exit;
 use crate::pace::Pace;
 use crate::record::instant;
+use backends::disk::worker::DiskWorker;
 use devices::time::Icount;
 use emulator::fingerprint::{Fingerprint, first_difference};
 use ft::event::Pace as Allowed;
@@ -30,7 +31,14 @@ impl<G: Guest> Live<'_, G> {
         self.ended = ended;
         self.stale = stale;
         self.outstanding = requests.len();
+        if self.config.shared {
+            self.ends.disks.iter().for_each(DiskWorker::make_writable);
+        }
         for (disk, request, operation) in requests {
+            if self.config.shared {
+                // What the other side had asked for may not have been done.
+                self.ends.disks[usize::from(disk)].submit(request, operation.clone());
+            }
             self.requests.insert((disk, request), operation);
         }
         self.announce(&addresses);
@@ -200,7 +208,8 @@ impl<G: Guest> Live<'_, G> {
         let by_itself =
             matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
         if !by_itself || self.pair.is_none() {
-            if let Some(pair) = &mut self.pair {
+            // On a shared disk the other side must wait for what is on its way there.
+            if let Some(pair) = self.pair.as_mut().filter(|_| !self.config.shared) {
                 pair.hang_up();
             }
             return exit;
