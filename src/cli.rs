@@ -2,7 +2,7 @@
 // The brackets in help texts are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-use crate::targets::{self, NetTarget, RateFlag, RtcFlag, SerialTarget, Pairing};
+use crate::targets::{self, NetTarget, Pairing, RateFlag, RtcFlag, SerialTarget};
 use backends::socket::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use drivers::arbiter::target::Target;

@@ -261,6 +261,42 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
 }
 
 #[test]
+fn a_disk_that_both_sides_share() {
+    let place = Place::new();
+    let image = place.file("shared.img", IMAGE);
+    let side = |name: &str, role: &str, peer: Option<&str>| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        let flags = [text(&image), "--net", &net, "--shared-disk"];
+        Side::start(&place, name, role, peer, &flags)
+    };
+    let mut live = side("a", "primary", None);
+    let mut console = ready(&live);
+    let mut last = 1;
+    for (name, peer) in [("b", "a"), ("c", "b")] {
+        let mut backup = side(name, "backup", Some(peer));
+        backup.hears("protected");
+        live.hears("protected");
+        for _ in 0..10 {
+            last += 1;
+            assert_eq!(console.increment(), last);
+        }
+        live.kill();
+        backup.hears("live, in epoch");
+        console = backup.console();
+        last += 1;
+        assert_eq!(console.increment_after(last - 1), last);
+        live = backup;
+    }
+    console.say("poweroff\r");
+    assert_eq!(live.ends(), Some(0), "{}", live.said());
+    // All of it is on the disk.
+    let again = side("d", "primary", None);
+    let mut console = again.console();
+    console.hears(|line| line.starts_with("counter: ready").then_some(()));
+    assert_eq!(console.increment(), last + 1);
+}
+
+#[test]
 fn who_does_not_fit_is_refused_and_disturbs_nothing() {
     let place = Place::new();
     let a = Side::start(&place, "a", "primary", None, &[]);

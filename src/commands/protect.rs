@@ -274,7 +274,7 @@ fn channel(
     let alone = pair.listen.is_none() && pair.peer.is_none();
     let store = || pair.key_store.clone();
     let secret = match (&pair.pair, key) {
-        (Some(Pairing::Typed(code)), _) => Secret::Pairing { code: code.clone(), store: store() },
+        (Some(Pairing::Typed(code)), _) => Secret::Pairing { code: *code, store: store() },
         (Some(Pairing::Shown), _) => {
             let code = Code::generate().map_err(|e| Failure::Host(e.to_string()))?;
             log::warn!("start the other side with --pair {code}");
