@@ -1,7 +1,7 @@
 //! Calling the peer.
 //!
-//! Contract: while no connection is up the peer is called every [`RETRY`], after a refusal every [`RETRY_REFUSED`]. One line
-//! says that it is waited for. A wrong pairing code is not tried again.
+//! Contract: while no connection is up the peer is called every [`RETRY`], after a refusal every
+//! [`RETRY_REFUSED`]. One line says that it is waited for. A wrong pairing code is not tried again.
 
 use super::handshake::HandshakeError;
 use super::link::{self, STACK};

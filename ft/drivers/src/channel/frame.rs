@@ -1,8 +1,9 @@
 //! Messages as a stream of bytes: length, CRC, content.
 //!
-//! Contract: this is the plaintext; records of the encrypted stream are cut without regard to messages. A header is
-//! `length: u32 LE` and `crc: u32 LE` (CRC-32 of the length's four bytes and the content: whatever the computers'
-//! memories do to a message on its way shows). No memory is reserved for bytes that have not arrived.
+//! Contract: this is the plaintext; records of the encrypted stream are cut without regard to
+//! messages. A header is `length: u32 LE` and `crc: u32 LE` (CRC-32 of the length's four bytes and
+//! the content: whatever the computers' memories do to a message on its way shows). No memory is
+//! reserved for bytes that have not arrived.
 
 use std::fmt;
 
@@ -76,8 +77,8 @@ impl Assembler {
         self.limit = limit.min(MESSAGE_MAX);
     }
 
-    /// Takes bytes from the front of `piece`; gives the message that they complete, if any. Call again until `piece`
-    /// is empty: a piece may hold several messages.
+    /// Takes bytes from the front of `piece`; gives the message that they complete, if any. Call
+    /// again until `piece` is empty: a piece may hold several messages.
     ///
     /// # Errors
     /// [`FrameError`]: nothing after it can be understood.

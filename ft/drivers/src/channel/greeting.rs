@@ -1,7 +1,8 @@
 //! What both sides tell each other before anything else, and what differs.
 //!
-//! Contract: two machines are compatible exactly if [`Greeting::difference`] is `None` on either side; it then is on the
-//! other side too. The text names what differs, from the view of the side that asks.
+//! Contract: two machines are compatible exactly if [`Greeting::difference`] is `None` on either
+//! side; it then is on the other side too. The text names what differs, from the view of the side
+//! that asks.
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -25,7 +26,8 @@ pub struct Formats {
 pub struct Greeting {
     magic: [u8; 8],
     wire: u16,
-    /// Random number of this run of the program: two connections between the same two runs are one too many.
+    /// Random number of this run of the program: two connections between the same two runs are one
+    /// too many.
     pub(super) instance: u64,
     /// The program, as `ftemu 0.1.0`; two builds are not trusted to execute alike.
     pub build: String,
@@ -33,7 +35,8 @@ pub struct Greeting {
     pub formats: Formats,
     /// A hash of the whole configuration of the machine.
     pub configuration: u64,
-    /// The configuration in words that a user knows, as (`memory`, `536870912`): tells what differs.
+    /// The configuration in words that a user knows, as (`memory`, `536870912`): tells what
+    /// differs.
     pub settings: Vec<(String, String)>,
 }
 

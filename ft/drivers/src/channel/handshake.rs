@@ -3,14 +3,15 @@
 //! Contract, in the order on the wire (the side that called is the initiator):
 //! 1. both: a preamble of [`PREAMBLE`] bytes in the clear: magic, wire version, kind of secret;
 //! 2. only when pairing: one SPAKE2 message from each side;
-//! 3. Noise `NNpsk0_25519_AESGCM_SHA256`, both preambles as its prologue: one message from each side. The initiator has
-//!    proved nothing yet, as its first message may be an old one;
+//! 3. Noise `NNpsk0_25519_AESGCM_SHA256`, both preambles as its prologue: one message from each
+//!    side. The initiator has proved nothing yet, as its first message may be an old one;
 //! 4. both, encrypted: the greeting. Now both have proved that they have the secret;
-//! 5. the side with the smaller instance, encrypted: one byte, 1 if it takes this connection, 0 if it has another.
+//! 5. the side with the smaller instance, encrypted: one byte, 1 if it takes this connection, 0 if
+//!    it has another.
 //!
-//! Messages of 2 and 3 are `kind: u8, length: u16 BE, bytes`; kind 2 with one byte refuses and says why. A side that
-//! finds a fault closes the connection. Whatever the peer sends, at most a few kilobytes are kept before step 4, and
-//! everything ends with the deadline.
+//! Messages of 2 and 3 are `kind: u8, length: u16 BE, bytes`; kind 2 with one byte refuses and says
+//! why. A side that finds a fault closes the connection. Whatever the peer sends, at most a few
+//! kilobytes are kept before step 4, and everything ends with the deadline.
 
 use super::greeting::{GREETING_MAX, Greeting};
 use super::pairing::{Attempt, Code, SPAKE_BYTES};
@@ -179,8 +180,8 @@ pub(super) struct Side<'a> {
     pub(super) initiator: bool,
     pub(super) greeting: &'a Greeting,
     pub(super) proof: Proof<'a>,
-    /// Whether a connection with the peer of this instance is wanted (it then is taken); the peer has decided so already,
-    /// or this side decides.
+    /// Whether a connection with the peer of this instance is wanted (it then is taken); the peer
+    /// has decided so already, or this side decides.
     pub(super) admit: &'a dyn Fn(u64, bool) -> bool,
 }
 

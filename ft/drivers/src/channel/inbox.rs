@@ -1,7 +1,8 @@
 //! The mailbox of channels: bounded in bytes, not in messages.
 //!
-//! Contract: a reader thread that posts a message waits while [`BYTES_MAX`] bytes are waiting already, so that its
-//! socket fills and the peer's queue grows instead of this side's memory. What is no message never waits.
+//! Contract: a reader thread that posts a message waits while [`BYTES_MAX`] bytes are waiting
+//! already, so that its socket fills and the peer's queue grows instead of this side's memory. What
+//! is no message never waits.
 
 use super::ChannelEvent;
 use backends::wake::Waker;

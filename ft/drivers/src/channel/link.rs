@@ -1,7 +1,7 @@
 //! One connection that is up: its queue, its writer thread and its reader thread.
 //!
-//! Contract: the reader thread posts `Up`, the messages and one `Down`, also when the writer fails: what the kernel has
-//! received before is still read first. Only the writer thread writes.
+//! Contract: the reader thread posts `Up`, the messages and one `Down`, also when the writer fails:
+//! what the kernel has received before is still read first. Only the writer thread writes.
 
 use super::handshake::Established;
 use super::record::{Opener, Sealer};
@@ -205,7 +205,7 @@ pub(super) fn run(
 ) {
     let Established { sealer, opener, peer: greeting, .. } = established;
     let instance = greeting.instance;
-    let result = steady(&stream).and_then(|()| {
+    let result = steady(&stream).map(|()| {
         let link = Arc::new(Link::new(stream));
         let writer = Arc::clone(&link);
         let registry = Arc::clone(registry);
@@ -216,7 +216,7 @@ pub(super) fn run(
             registry.writer_ended();
         };
         let thread = std::thread::Builder::new().name("channel writer".into()).stack_size(STACK);
-        Ok((conn, link, thread.spawn(body)))
+        (conn, link, thread.spawn(body))
     });
     let (conn, link, writer) = match result {
         Ok(started) => started,

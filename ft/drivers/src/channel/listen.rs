@@ -1,8 +1,9 @@
 //! Waiting for peers.
 //!
-//! Contract: who connects costs a thread with a small stack for [`HANDSHAKE_TIME`](super::HANDSHAKE_TIME) at most; when
-//! more than [`HANDSHAKES_MAX`] are at it, the oldest is turned away, so that those who connect and say nothing keep
-//! nobody out. A Unix socket is for its owner alone and is removed at the end.
+//! Contract: who connects costs a thread with a small stack for
+//! [`HANDSHAKE_TIME`](super::HANDSHAKE_TIME) at most; when more than [`HANDSHAKES_MAX`] are at it,
+//! the oldest is turned away, so that those who connect and say nothing keep nobody out. A Unix
+//! socket is for its owner alone and is removed at the end.
 
 use super::handshake::HandshakeError;
 use super::link::{self, STACK};
@@ -24,8 +25,8 @@ use std::time::Duration;
 const HANDSHAKES_MAX: usize = 16;
 /// After the host could not accept a connection.
 const BREATH: Duration = Duration::from_millis(100);
-/// Data that the peer's kernel does not acknowledge, or has no room for, for this long ends a connection. Heartbeats end it
-/// much earlier; this is for the kernel's sake.
+/// Data that the peer's kernel does not acknowledge, or has no room for, for this long ends a
+/// connection. Heartbeats end it much earlier; this is for the kernel's sake.
 const USER_TIMEOUT_MS: u32 = 10_000;
 /// An idle connection is probed after this long, and then every second.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);

@@ -1,17 +1,21 @@
 //! The logging channel: messages in order between the two processes of a pair.
 //!
 //! Contract:
-//! - A [`Channel`] listens, calls, or both; whichever side is started first waits for the other one. Every connection
-//!   that passes the handshake (secret, versions, equal machines; `handshake`) gets a number that is never used again:
-//!   [`ChannelEvent::Up`], then its messages, then exactly one [`ChannelEvent::Down`]. Between the same two runs of
-//!   the program there is one connection at a time: when a new one comes up the old one goes down first.
-//! - What fails before `Up` is a line for the user, [`ChannelEvent::Trouble`], and disturbs nothing: the channel goes
-//!   on listening and calling. The same line is not repeated within a minute.
-//! - Messages are opaque, at most [`MESSAGE_MAX`] bytes, encrypted and authenticated (Noise), and arrive whole, once and in
-//!   order, or not at all, with all that follows, if the connection is lost.
-//! - [`Channel::send`] never waits. What it queues is bounded by its caller, who asks [`Channel::queued_bytes`]; at
-//!   [`QUEUE_MAX`] the connection is given up. What was received waits in the [`Inbox`], bounded too: a side that does not
-//!   take its messages stops the peer through TCP.
+//! - A [`Channel`] listens, calls, or both; whichever side is started first waits for the other
+//!   one. Every connection that passes the handshake (secret, versions, equal machines;
+//!   `handshake`) gets a number that is never used again: [`ChannelEvent::Up`], then its messages,
+//!   then exactly one [`ChannelEvent::Down`]. Between the same two runs of the program there is one
+//!   connection at a time: when a new one comes up the old one goes down first.
+//! - What fails before `Up` is a line for the user, [`ChannelEvent::Trouble`], and disturbs
+//!   nothing: the channel goes on listening and calling. The same line is not repeated within a
+//!   minute.
+//! - Messages are opaque, at most [`MESSAGE_MAX`] bytes, encrypted and authenticated (Noise), and
+//!   arrive whole, once and in order, or not at all, with all that follows, if the connection is
+//!   lost.
+//! - [`Channel::send`] never waits. What it queues is bounded by its caller, who asks
+//!   [`Channel::queued_bytes`]; at [`QUEUE_MAX`] the connection is given up. What was received
+//!   waits in the [`Inbox`], bounded too: a side that does not take its messages stops the peer
+//!   through TCP.
 //! - Without a key or a pairing code only this computer is reached ([`Secret::Local`]).
 
 mod dial;
@@ -128,7 +132,8 @@ impl Channel {
         self.port
     }
 
-    /// Queues a message; never waits. `false`: the connection is not up (any more), and its `Down` tells why.
+    /// Queues a message; never waits. `false`: the connection is not up (any more), and its `Down`
+    /// tells why.
     ///
     /// # Panics
     /// The message is longer than [`MESSAGE_MAX`].
@@ -137,22 +142,23 @@ impl Channel {
         self.registry.link(conn).is_some_and(|link| link.send(bytes))
     }
 
-    /// Bytes that were queued and are not with the host's kernel yet; 0 if the connection is not up.
+    /// Bytes that were queued and are not with the host's kernel yet; 0 if the connection is not
+    /// up.
     #[must_use]
     pub fn queued_bytes(&self, conn: u64) -> u64 {
         self.registry.link(conn).map_or(0, |link| link.queued_bytes())
     }
 
-    /// Ends a connection: what is queued still goes out, for at most a second, and nothing more comes from it but its
-    /// `Down`.
+    /// Ends a connection: what is queued still goes out, for at most a second, and nothing more
+    /// comes from it but its `Down`.
     pub fn close(&self, conn: u64) {
         if let Some(link) = self.registry.link(conn) {
             link.close();
         }
     }
 
-    /// Ends all connections as [`Channel::close`] does and waits until they have: for at most a little more than a
-    /// second.
+    /// Ends all connections as [`Channel::close`] does and waits until they have: for at most a
+    /// little more than a second.
     pub fn finish(self) {
         self.registry.finish();
     }

@@ -1,8 +1,9 @@
 //! Pairing: from a short code that one side shows and the other side's user types to a key.
 //!
-//! Contract: SPAKE2 (RFC 9382's construction over Ed25519) turns the code into a key that a listener on the line cannot find; who does
-//! not know the code has one guess per connection, and [`ATTEMPTS_MAX`] in all. The Noise handshake that follows
-//! confirms the key. The code is good for one pairing.
+//! Contract: SPAKE2 (RFC 9382's construction over Ed25519) turns the code into a key that a
+//! listener on the line cannot find; who does not know the code has one guess per connection, and
+//! [`ATTEMPTS_MAX`] in all. The Noise handshake that follows confirms the key. The code is good for
+//! one pairing.
 
 use super::secret::{KEY_BYTES, Key, random};
 use sha2::{Digest, Sha256};
@@ -85,7 +86,8 @@ impl Attempt {
         (Self(state), message)
     }
 
-    /// Ends with the other side's message; `None` if it is none. Whether both have the same code shows later.
+    /// Ends with the other side's message; `None` if it is none. Whether both have the same code
+    /// shows later.
     pub(super) fn finish(self, message: &[u8]) -> Option<Paired> {
         let shared = self.0.finish(message).ok()?;
         let derive = |purpose: &str| -> Key {

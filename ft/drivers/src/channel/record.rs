@@ -1,8 +1,9 @@
 //! Records: the encrypted stream after the handshake.
 //!
-//! Contract: a record is `length: u16 BE` and that many bytes, a Noise transport message whose number is its nonce. Its
-//! plaintext is the next piece of the stream of messages (`frame`). A side changes its key (Noise's REKEY) after every
-//! [`REKEY_RECORDS`] records. A record that does not decrypt ends the connection.
+//! Contract: a record is `length: u16 BE` and that many bytes, a Noise transport message whose
+//! number is its nonce. Its plaintext is the next piece of the stream of messages (`frame`). A side
+//! changes its key (Noise's REKEY) after every [`REKEY_RECORDS`] records. A record that does not
+//! decrypt ends the connection.
 
 use super::frame::{self, Assembler, FrameError};
 use snow::StatelessTransportState;

@@ -136,8 +136,8 @@ impl Registry {
         state.attempts <= ATTEMPTS_MAX && matches!(state.secret, Secret::Pairing { .. })
     }
 
-    /// Takes the connection that a handshake leads to, unless there is one with this peer already and the peer has not
-    /// `decided` that this is the one.
+    /// Takes the connection that a handshake leads to, unless there is one with this peer already
+    /// and the peer has not `decided` that this is the one.
     fn claim(&self, instance: u64, decided: bool) -> bool {
         let now = Instant::now();
         let mut state = self.lock();

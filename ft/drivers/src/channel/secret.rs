@@ -1,9 +1,11 @@
-//! What proves to each side that the other one is its peer: a key, a pairing code, or being on the same computer.
+//! What proves to each side that the other one is its peer: a key, a pairing code, or being on the
+//! same computer.
 //!
-//! Contract: without a key and without pairing only loopback addresses and Unix sockets are used ([`Secret::Local`]: a
-//! key that everybody knows, so the bytes are protected against damage and not against other users of the computer). An
-//! address that others can reach is refused without a key. A key is 32 bytes in a file, raw or as 64 hexadecimal
-//! digits; a file that is written here has 64 digits and mode 0600.
+//! Contract: without a key and without pairing only loopback addresses and Unix sockets are used
+//! ([`Secret::Local`]: a key that everybody knows, so the bytes are protected against damage and
+//! not against other users of the computer). An address that others can reach is refused without a
+//! key. A key is 32 bytes in a file, raw or as 64 hexadecimal digits; a file that is written here
+//! has 64 digits and mode 0600.
 
 use super::pairing::Code;
 use backends::socket::Address;
@@ -40,8 +42,8 @@ pub enum Secret {
     Local,
     /// That it has this key.
     Key(Key),
-    /// Once, that its user has typed the code that the other side shows. Both sides then have a key, kept in the file
-    /// `store` if one is given, and use it from there on.
+    /// Once, that its user has typed the code that the other side shows. Both sides then have a
+    /// key, kept in the file `store` if one is given, and use it from there on.
     Pairing {
         /// The short code.
         code: Code,
@@ -59,8 +61,8 @@ impl Secret {
         match (self, address) {
             (Self::Local, Address::Tcp(text)) => {
                 // A name that cannot be resolved now is checked when it can.
-                let resolved = text.to_socket_addrs().into_iter().flatten();
-                resolved.map(|found| self.check_resolved(&found)).collect()
+                let mut resolved = text.to_socket_addrs().into_iter().flatten();
+                resolved.try_for_each(|found| self.check_resolved(&found))
             }
             _ => Ok(()),
         }
@@ -70,7 +72,8 @@ impl Secret {
     pub(super) fn check_resolved(&self, address: &SocketAddr) -> Result<(), String> {
         match self {
             Self::Local if !address.ip().to_canonical().is_loopback() => Err(format!(
-                "{address} can be reached from other computers: that needs a key (--key FILE) or pairing"
+                "{address} can be reached from other computers: that needs a key (--key FILE) or \
+                 pairing"
             )),
             _ => Ok(()),
         }
@@ -99,7 +102,8 @@ impl Key {
         random().map(Self)
     }
 
-    /// The key in `bytes` of a file: 32 raw bytes, or 64 hexadecimal digits with white space around them.
+    /// The key in `bytes` of a file: 32 raw bytes, or 64 hexadecimal digits with white space around
+    /// them.
     ///
     /// # Errors
     /// The line for the user.
@@ -192,7 +196,6 @@ mod tests {
     #[test]
     fn only_keys_are_keys() {
         assert_eq!(Key::parse(&[7; 32]), Ok(Key([7; 32])));
-        assert_eq!(Key::parse(" Ab".repeat(1).as_bytes()).is_err(), true);
         assert_eq!(Key::parse(format!("{}\n", "0A".repeat(32)).as_bytes()), Ok(Key([10; 32])));
         let error = "is no key: it needs 32 bytes, or 64 hexadecimal digits";
         for wrong in [&b""[..], &[7; 31], &[7; 33], &[b'g'; 64], &[b'0'; 65]] {

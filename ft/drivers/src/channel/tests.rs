@@ -181,7 +181,8 @@ fn what_cannot_be_used_is_said_at_once() {
     assert!(text.starts_with("cannot listen on 127.0.0.1:"), "{text}");
 }
 
-/// A running pair is not disturbed by what `other` does, and the lines that both sides say contain `here` and `there`.
+/// A running pair is not disturbed by what `other` does, and the lines that both sides say contain
+/// `here` and `there`.
 fn check_turned_away(other: ChannelConfig, here: &str, there: &str) {
     let a = End::listen(key(1));
     let b = End::call(&a, key(1));
@@ -249,7 +250,8 @@ fn strangers_are_told_apart_and_disturb_nothing() {
     assert_eq!(stranger(&a, &preamble(1, 1)[..9]), cut);
     let step = [&preamble(1, 1)[..], &[1, 0, 48], &[0; 48]].concat();
     assert_eq!(stranger(&a, &step), "the peer has another key");
-    // Whoever only looks whether the port is open is not worth a line, and one line is not said twice.
+    // Whoever only looks whether the port is open is not worth a line, and one line is not said
+    // twice.
     drop(TcpStream::connect(a.address().to_string()).unwrap());
     let mut again = TcpStream::connect(a.address().to_string()).unwrap();
     again.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -392,7 +394,8 @@ fn pairing_gives_both_sides_a_key_that_lasts() {
     assert_eq!(Key::read(&at_b), Ok(kept.clone()));
     // The same two processes go on with the key, and so does a new one; the code is used up.
     b.channel.close(conn);
-    (a.down(), b.down());
+    a.down();
+    b.down();
     check_pair(&a, &b);
     check_pair(&a, &End::call(&a, Secret::Key(kept)));
     let late = End::call(&a, pairing(&code, None));
@@ -449,7 +452,8 @@ fn the_death_of_a_process_is_seen_at_once() {
     assert!(time < Duration::from_secs(3), "{time:?}");
 }
 
-/// Feeds `bytes` to a peer in the middle of the handshake, or after it, in the place of what it expects.
+/// Feeds `bytes` to a peer in the middle of the handshake, or after it, in the place of what it
+/// expects.
 fn handshake_with(bytes: &[u8]) -> Result<(), HandshakeError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let registry = {
@@ -509,7 +513,9 @@ proptest! {
 
     #[test]
     fn a_changed_bit_ends_the_connection(
-        message in prop::collection::vec(any::<u8>(), 0..400), at: prop::sample::Index, bit in 0u8..8,
+        message in prop::collection::vec(any::<u8>(), 0..400),
+        at: prop::sample::Index,
+        bit in 0u8..8,
     ) {
         let (mut sealer, mut opener) = record_pair(false);
         let mut wire = Vec::new();

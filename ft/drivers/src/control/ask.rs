@@ -12,7 +12,8 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// Asks the machine whose control socket is at `path`; [`Reply::Error`] is an `Ok` here.
 ///
 /// # Errors
-/// The line for the user, without the path: nobody listens there, or the answer does not come or makes no sense.
+/// The line for the user, without the path: nobody listens there, or the answer does not come or
+/// makes no sense.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, String> {
     exchange(path, request).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => "there is no such socket".into(),

@@ -1,8 +1,9 @@
 //! Keys by name: QEMU's names of keys to the bytes that a keyboard sends.
 //!
-//! Contract: a chord is names with hyphens between them, pressed in order and released in reverse order; chords have
-//! white space between them. Codes are those of scan code set 2 (IBM PS/2 Technical Reference, Keyboard), with the prefixes E0h of
-//! the keys that the 101-key keyboard added, and F0h when a key is released.
+//! Contract: a chord is names with hyphens between them, pressed in order and released in reverse
+//! order; chords have white space between them. Codes are those of scan code set 2 (IBM PS/2
+//! Technical Reference, Keyboard), with the prefixes E0h of the keys that the 101-key keyboard
+//! added, and F0h when a key is released.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

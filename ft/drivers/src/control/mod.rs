@@ -1,8 +1,9 @@
 //! The control socket: what the user may ask of a running machine.
 //!
-//! Contract: one JSON object per line in and out over a Unix socket that only its owner can open (mode 0600). Requests are
-//! posted to the driver with a handle for the reply; the driver decides. What changes the machine becomes a log entry
-//! there, so that both sides of a pair do it at the same instruction.
+//! Contract: one JSON object per line in and out over a Unix socket that only its owner can open
+//! (mode 0600). Requests are posted to the driver with a handle for the reply; the driver decides.
+//! What changes the machine becomes a log entry there, so that both sides of a pair do it at the
+//! same instruction.
 //!
 //! ```text
 //! {"request":"status"}                              {"status":{"role":"primary",…}}

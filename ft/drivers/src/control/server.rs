@@ -1,8 +1,9 @@
 //! The machine's end of the control socket.
 //!
-//! Contract: every connection has a small thread; at most [`CONNECTIONS_MAX`] at a time, and one that says nothing for
-//! [`IDLE`] is closed. A line that is too long ends its connection; a line that makes no sense is answered by an error. The
-//! driver answers each [`ControlRequest`] once, when it comes to it; dropping it is an answer too.
+//! Contract: every connection has a small thread; at most [`CONNECTIONS_MAX`] at a time, and one
+//! that says nothing for [`IDLE`] is closed. A line that is too long ends its connection; a line
+//! that makes no sense is answered by an error. The driver answers each [`ControlRequest`] once,
+//! when it comes to it; dropping it is an answer too.
 
 use super::{LINE_MAX, Reply, Request};
 use backends::socket::bind_unix;
@@ -59,7 +60,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at `path`, in place of a socket that nobody listens on any more. Requests go to `post`.
+    /// Listens at `path`, in place of a socket that nobody listens on any more. Requests go to
+    /// `post`.
     ///
     /// # Errors
     /// Somebody listens there, or the host refuses.

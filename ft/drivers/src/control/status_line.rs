@@ -1,7 +1,7 @@
 //! A status line on the user's terminal.
 //!
-//! Contract: it is there only if standard error is a terminal on which the guest does not write. A terminal that is
-//! stopped (Ctrl-S) stops nobody but the thread here.
+//! Contract: it is there only if standard error is a terminal on which the guest does not write. A
+//! terminal that is stopped (Ctrl-S) stops nobody but the thread here.
 
 use super::Status;
 use rustix::fs::fstat;
@@ -36,7 +36,8 @@ impl Shared {
 pub struct StatusLine(Arc<Shared>);
 
 impl StatusLine {
-    /// A line on standard error. `None`: standard error is no terminal, or the guest's serial port is on the same one.
+    /// A line on standard error. `None`: standard error is no terminal, or the guest's serial port
+    /// is on the same one.
     #[must_use]
     pub fn open(serial_on_stdio: bool) -> Option<Self> {
         let stderr = io::stderr();
