@@ -442,6 +442,24 @@ fn a_guest_that_does_not_read_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_cable_that_ends_with_its_last_frame_is_unplugged() {
+    let lan = Running::start(&[], |_| ());
+    let mut sender = Cable::plug_in(&lan.name);
+    let mut listener = Cable::plug_in(&lan.name);
+    for n in 0..20 {
+        let mac = [2, 0, 0, 0, 0, n];
+        let mut gone = Cable::plug_in(&lan.name);
+        gone.send(&[&[0xFF; 6][..], &mac, &[0x88, 0xB5], &[0; 46]].concat());
+        drop(gone);
+        listener.receive(|frame| frame[6..12] == mac);
+        std::thread::sleep(Duration::from_millis(20));
+        // Nobody has the address any more, so everybody gets the frame.
+        sender.send(&[&mac[..], &OTHER_MAC.0, &[0x88, 0xB5], &[n; 46]].concat());
+        listener.receive(|frame| frame[..6] == mac);
+    }
+}
+
+#[test]
 fn the_capture_has_the_frames() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("capture");

@@ -128,6 +128,8 @@ pub struct Cable {
     pub readable: bool,
     /// Whether writing may take something.
     pub writable: bool,
+    /// Whether the other side has said that it sends no more.
+    pub closing: bool,
     /// Frames that found no room.
     pub dropped: u64,
 }
@@ -136,7 +138,7 @@ impl Cable {
     /// A cable over `stream`.
     pub fn new(stream: Stream) -> Self {
         let (reader, queue) = (FrameReader::default(), FrameQueue::new(QUEUE));
-        Self { stream, reader, queue, readable: true, writable: true, dropped: 0 }
+        Self { stream, reader, queue, readable: true, writable: true, closing: false, dropped: 0 }
     }
 
     /// For the event loop.
@@ -147,8 +149,8 @@ impl Cable {
     /// Reads once and gives each frame to `take`; tells whether the cable is still plugged in.
     pub fn read(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), String> {
         match self.reader.fill(&mut self.stream) {
-            // The edge of the next bytes comes after this read: nothing is missed.
-            Ok(Intake::Some { full }) => self.readable = full,
+            // The edge of the next bytes comes after this read; that of the end may have come with these.
+            Ok(Intake::Some { full }) => self.readable = full || self.closing,
             Ok(Intake::Later) => self.readable = false,
             Ok(Intake::End) => return Err("it left".into()),
             Err(e) => return Err(e.to_string()),

@@ -263,6 +263,7 @@ impl Lan {
                         if let Some(cable) = self.cables.get_mut(&PortId(id)) {
                             cable.readable |= readable;
                             cable.writable |= writable;
+                            cable.closing |= event.is_read_closed();
                         }
                     }
                     Side::TcpListener => self.connections.knock(id),
