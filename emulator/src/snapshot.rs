@@ -16,9 +16,10 @@ use alloc::vec::Vec;
 use devices::board::Board;
 use devices::ram::{PAGE, Ram};
 use devices::time::Clock;
+use firmware::DirectBoot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// What begins a whole snapshot.
 const SNAPSHOT: &[u8; 8] = b"ftemuSNP";
@@ -111,14 +112,32 @@ fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     take(bytes, len)
 }
 
-/// Configuration, processor and board, each preceded by its length.
-fn state_body(config: &Config, core: &mut Core) -> Vec<u8> {
-    let parts = [encode(config), encode(&Processor::of(core)), encode(&core.board)];
-    let mut body = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
-    for part in &parts {
-        body.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        body.extend_from_slice(part);
+/// A hash of the configuration: what it boots may be large.
+fn identity(config: &Config) -> [u8; 16] {
+    let mut hash = Xxh3::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    let Config { ram_bytes, board, direct_boot } = config;
+    add(&encode(&(ram_bytes, board, direct_boot.is_some())));
+    if let Some(DirectBoot { kernel, initrd, append }) = direct_boot {
+        [kernel, initrd, append].into_iter().for_each(|bytes| add(bytes));
     }
+    hash.digest128().to_le_bytes()
+}
+
+fn add_part(body: &mut Vec<u8>, part: &[u8]) {
+    body.extend_from_slice(&(part.len() as u64).to_le_bytes());
+    body.extend_from_slice(part);
+}
+
+/// The configuration's hash, processor and board, each preceded by its length.
+fn state_body(config: &Config, core: &mut Core) -> Vec<u8> {
+    let mut body = Vec::new();
+    add_part(&mut body, &identity(config));
+    add_part(&mut body, &encode(&Processor::of(core)));
+    add_part(&mut body, &encode(&core.board));
     body
 }
 
@@ -127,9 +146,12 @@ pub(crate) fn save_state(config: &Config, core: &mut Core) -> Vec<u8> {
     seal(STATE, &state_body(config, core))
 }
 
-/// The whole state: as [`save_state`], then the pages that are not zero, each after its number.
+/// The whole state: the configuration, as [`save_state`], then the pages that are not zero, each
+/// after its number.
 pub(crate) fn save(config: &Config, core: &mut Core) -> Vec<u8> {
-    let mut body = state_body(config, core);
+    let mut body = Vec::new();
+    add_part(&mut body, &encode(config));
+    add_part(&mut body, &state_body(config, core));
     for page in 0..core.ram.pages() {
         let bytes = core.ram.page(page);
         if !is_zero(bytes) {
@@ -143,14 +165,9 @@ pub(crate) fn save(config: &Config, core: &mut Core) -> Vec<u8> {
 /// The inverse of [`save`].
 pub(crate) fn load(bytes: &[u8]) -> Result<Machine, ConfigError> {
     let mut rest = unseal(SNAPSHOT, bytes)?;
-    let state = rest;
-    let mut ahead = state;
-    let config = part(&mut ahead).ok_or_else(|| bad("no configuration"))?;
+    let config = part(&mut rest).ok_or_else(|| bad("no configuration"))?;
+    let state = part(&mut rest).ok_or_else(|| bad("no state"))?;
     let mut loader = Loader::new(&decode(config)?)?;
-    for _ in 0..3 {
-        part(&mut rest).ok_or_else(|| bad("incomplete state"))?;
-    }
-    let state = &state[..state.len() - rest.len()];
     while !rest.is_empty() {
         let page = number(&mut rest).ok_or_else(|| bad("truncated page"))?;
         let data = take(&mut rest, PAGE as u64).ok_or_else(|| bad("truncated page"))?;
@@ -247,7 +264,7 @@ impl Loader {
         if !state.is_empty() {
             return Err(bad("something after the state"));
         }
-        if decode::<Config>(config)? != self.config {
+        if config != identity(&self.config) {
             return Err(bad("a machine of another configuration"));
         }
         let processor: Processor = decode(processor)?;

@@ -172,3 +172,58 @@ fn differences_are_named() {
     let text = differing(&|machine| machine.core_mut().ram.dma_write(0x8_0000, &[1; 8192]));
     assert_eq!(text, "page 0x80 (physical 0x80000) and 1 more");
 }
+
+/// `state` with its hash made right again.
+fn sealed(mut state: Vec<u8>) -> Vec<u8> {
+    let hash = xxhash_rust::xxh3::xxh3_64(&state[28..]);
+    state[20..28].copy_from_slice(&hash.to_le_bytes());
+    state
+}
+
+#[test]
+fn hostile_states_are_refused_or_harmless() {
+    let mut machine = guest();
+    run_to(&mut machine, 20_000);
+    let state = machine.save_state();
+    let config = machine.config().clone();
+    let finish = |state: &[u8]| Loader::new(&config).expect("its own").finish(state);
+    assert!(finish(&state).is_ok() && sealed(state.clone()) == state);
+    let mut dice = Dice(11);
+    let (mut refused, mut taken) = (0, 0);
+    for round in 0..400 {
+        let mut hostile = state.clone();
+        let reach = if round % 2 == 0 { 2_000 } else { state.len() as u64 - 28 };
+        for _ in 0..=dice.below(3) {
+            let at = 28 + dice.below(reach) as usize;
+            hostile[at] = dice.below(256) as u8;
+        }
+        if hostile != state {
+            assert!(finish(&hostile).is_err(), "the hash tells");
+        }
+        match finish(&sealed(hostile)) {
+            Err(_) => refused += 1,
+            Ok(mut machine) => {
+                machine.digest();
+                machine.save_state();
+                taken += 1;
+            }
+        }
+    }
+    assert!(refused > 20 && taken > 20, "{refused} refused, {taken} taken");
+    for len in (0..state.len()).step_by(997).chain([27, 28, 35, 36]) {
+        assert!(finish(&state[..len]).is_err());
+        if len >= 28 {
+            let mut cut = state[..len].to_vec();
+            cut[12..20].copy_from_slice(&(len as u64 - 28).to_le_bytes());
+            assert!(finish(&sealed(cut)).is_err(), "cut to {len}");
+        }
+    }
+    let mut other = config.clone();
+    other.ram_bytes += 1 << 20;
+    assert!(Loader::new(&other).expect("a machine").finish(&state).is_err());
+    let mut loader = Loader::new(&config).expect("its own");
+    assert!(loader.load_page(machine.pages(), &[1; PAGE]).is_err());
+    assert!(loader.page(u32::MAX).is_err());
+    other.ram_bytes = 1 << 62;
+    assert!(Loader::new(&other).is_err());
+}

@@ -351,3 +351,79 @@ fn a_dropped_block_is_noticed_when_it_is_read() {
     let read = |file: &tempfile::NamedTempFile| std::fs::read(file.path()).expect("read");
     assert!(read(&here) != read(&there));
 }
+
+/// A payload for the sink, honest or not.
+fn strange(dice: &mut Slices) -> Vec<u8> {
+    let number = |dice: &mut Slices, small: u64| match dice.number() % 8 {
+        0 => dice.number(),
+        1 => dice.number() & 0xFFFF_FFFF,
+        _ => dice.number() % small,
+    };
+    let disk = (dice.number().is_multiple_of(8)) as u8;
+    let packed = dice.number().is_multiple_of(2);
+    let mut len = [0, 9, 4096, 8192, 65536][dice.number() as usize % 5];
+    let header = match dice.number() % 32 {
+        0..16 => {
+            let run = |dice: &mut Slices| {
+                let zero = dice.number().is_multiple_of(2);
+                (number(dice, 2048) as u32, number(dice, 3) as u32, zero)
+            };
+            let runs: Vec<_> = (0..dice.number() % 4).map(|_| run(dice)).collect();
+            if dice.number().is_multiple_of(2) {
+                let full = runs.iter().filter(|(.., zero)| !zero).map(|&(_, n, _)| n as usize);
+                len = full.sum::<usize>().min(99) * 4096;
+            }
+            Header::Pages { runs, packed }
+        }
+        16..22 => {
+            let (block, len) = (number(dice, 66), [65536, 12288, 5][dice.number() as usize % 3]);
+            Header::Block { disk, block, len, packed }
+        }
+        22..26 => {
+            Header::WantHashes { disk, first: number(dice, 70), blocks: number(dice, 1 << 15) }
+        }
+        26..29 => Header::Hashes {
+            disk,
+            first: number(dice, 66),
+            runs: vec![(number(dice, 66) as u32, dice.number().into())],
+        },
+        29 if dice.number().is_multiple_of(16) => {
+            Header::State { machine: number(dice, 999) as u32, total: number(dice, 9999) as u32 }
+        }
+        _ => Header::Progress(number(dice, 9)),
+    };
+    let data = vec![dice.number() as u8; len];
+    let data = if packed { lz4_flex::compress(&data) } else { data };
+    let mut bytes = drivers::transfer::payload::encode(&header, &data);
+    if dice.number().is_multiple_of(4) {
+        let at = dice.number() as usize % bytes.len();
+        bytes[at] = dice.number() as u8;
+    }
+    bytes
+}
+
+#[test]
+fn hostile_payloads_give_errors_and_no_more() {
+    let (mut refused, mut taken) = (0, 0);
+    for seed in 0..60 {
+        let mut dice = Slices::new(seed);
+        let mut sink = Sink::new(&config(), &[(0, SECTORS)]).expect("a machine");
+        let mut machine = Machine::new(&config()).expect("a machine");
+        let mut source = Source::new(&mut machine, &[(0, SECTORS)], Limits::default());
+        let mut outstanding = 0usize;
+        for _ in 0..400 {
+            let payload = strange(&mut dice);
+            match sink.install(&payload) {
+                Ok(()) => taken += 1,
+                Err(_) => refused += 1,
+            }
+            outstanding += std::iter::from_fn(|| sink.disk_request()).count();
+            assert!(outstanding < 300, "what waits for the disk is bounded");
+            let _ = source.install(&payload);
+            source.poll(&mut machine);
+            while source.disk_request().is_some() {}
+        }
+        assert!(sink.finish().is_err());
+    }
+    assert!(refused > 1000 && taken > 1000, "{refused} refused, {taken} taken");
+}

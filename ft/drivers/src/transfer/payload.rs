@@ -111,3 +111,44 @@ pub fn unpack(data: &[u8], packed: bool, len: usize) -> Result<Vec<u8>, Transfer
 }
 
 const _: () = assert!(PAGES * PAGE <= MAX / 2 && BLOCK <= PAGES * PAGE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn data_comes_back() {
+        for data in [vec![], vec![7; 5000], (0..5000u32).map(|n| (n * n >> 3) as u8).collect()] {
+            let (bytes, packed) = pack(&data);
+            assert_eq!(unpack(&bytes, packed, data.len()), Ok(data.clone()));
+            assert!(unpack(&bytes, packed, data.len() + 1).is_err());
+            assert!(data.is_empty() || unpack(&bytes, packed, data.len() - 1).is_err());
+        }
+        assert!(decode(&vec![0; MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn headers_come_back() {
+        for header in [
+            Header::Pages { runs: vec![(0, 160, true), (0x123, 2, false)], packed: true },
+            Header::Block { disk: 3, block: 1 << 40, len: 65536, packed: false },
+            Header::WantHashes { disk: 0, first: 9, blocks: HASHES },
+            Header::Hashes { disk: 0, first: 9, runs: vec![(HASHES as u32, 0), (1, u128::MAX)] },
+            Header::State { machine: 7, total: 9 },
+            Header::Progress(u64::MAX),
+        ] {
+            let bytes = encode(&header, b"data");
+            assert_eq!(decode(&bytes), Ok((header, &b"data"[..])));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok((_, data)) = decode(&bytes) {
+                let _ = unpack(data, true, PAGE);
+            }
+        }
+    }
+}
