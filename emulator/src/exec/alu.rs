@@ -1,7 +1,7 @@
 //! ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, INC, DEC, NEG, NOT, and CMP or TEST fused with a
 //! conditional branch.
 
-use super::int::{Int, WIDE};
+use super::int::Int;
 use super::{Form, form, operand_size};
 use crate::core::Core;
 use crate::cpu::flags::Flags;
@@ -77,8 +77,8 @@ fn ri<T: Int, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn rm<T: Int, const A: u8, const K: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    if A == WIDE
-        && let Some(b) = T::load_fast(core, core.wide(&ops[0]))
+    if let Some(la) = core.plain_ea::<A>(&ops[0])
+        && let Some(b) = T::load_fast(core, la)
     {
         let op = &ops[0];
         let a = T::reg(&core.cpu, op.regs[0]);
@@ -108,10 +108,9 @@ fn rm_slow<T: Int, const A: u8, const K: u8>(core: &mut Core, ops: &[Op]) -> Exi
 
 /// Memory and register or immediate (`IMM`).
 fn mx<T: Int, const A: u8, const K: u8, const IMM: bool>(core: &mut Core, ops: &[Op]) -> Exit {
-    if A == WIDE {
+    if let Some(la) = core.plain_ea::<A>(&ops[0]) {
         let op = &ops[0];
         let b = if IMM { T::of(op.imm) } else { T::reg(&core.cpu, op.regs[1]) };
-        let la = core.wide(op);
         let old = core.cpu.flags;
         let flags = if K >= CMP {
             T::load_fast(core, la).map(|a| alu::<T, K>(&old, a, b).1)

@@ -1,7 +1,7 @@
 //! Integers of the four operand sizes, registers and effective addresses.
 
 use crate::core::Core;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, FLAT};
 use crate::exception::Trap;
 use crate::op::Op;
 
@@ -183,10 +183,26 @@ impl Core {
         self.offset(op).wrapping_add(self.seg_base[usize::from(op.seg & 7)])
     }
 
+    /// Linear address of a memory operand that needs no check of segments: 64-bit mode, or a
+    /// 32-bit address in a flat segment.
+    #[inline(always)]
+    pub fn plain_ea<const A: u8>(&self, op: &Op) -> Option<u64> {
+        if A == WIDE {
+            Some(self.wide(op))
+        } else if usize::from(op.seg) == FLAT && op.address_bits == 32 {
+            Some(self.offset(op) & 0xFFFF_FFFF)
+        } else {
+            None
+        }
+    }
+
     /// Linear address of the memory operand; `size` bytes will be accessed.
     #[inline(always)]
     pub fn ea<const A: u8>(&mut self, op: &Op, size: u64, write: bool) -> Result<u64, Trap> {
-        if A == WIDE { Ok(self.wide(op)) } else { self.ea_any(op, size, write) }
+        match self.plain_ea::<A>(op) {
+            Some(la) => Ok(la),
+            None => self.ea_any(op, size, write),
+        }
     }
 
     /// The same in every mode.

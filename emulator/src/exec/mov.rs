@@ -27,8 +27,8 @@ fn mov_ri<T: Int>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn mov_rm<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    if A == WIDE
-        && let Some(v) = T::load_fast(core, core.wide(&ops[0]))
+    if let Some(la) = core.plain_ea::<A>(&ops[0])
+        && let Some(v) = T::load_fast(core, la)
     {
         T::set_reg(&mut core.cpu, ops[0].regs[0], v);
         return next(core, ops);
@@ -46,9 +46,9 @@ fn mov_rm_slow<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn mov_mr<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    if A == WIDE {
+    if let Some(la) = core.plain_ea::<A>(&ops[0]) {
         let v = T::reg(&core.cpu, ops[0].regs[1]);
-        if T::store_fast(core, core.wide(&ops[0]), v) {
+        if T::store_fast(core, la, v) {
             return next(core, ops);
         }
     }
@@ -64,7 +64,9 @@ fn mov_mr_slow<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
 }
 
 fn mov_mi<T: Int, const A: u8>(core: &mut Core, ops: &[Op]) -> Exit {
-    if A == WIDE && T::store_fast(core, core.wide(&ops[0]), T::of(ops[0].imm)) {
+    if let Some(la) = core.plain_ea::<A>(&ops[0])
+        && T::store_fast(core, la, T::of(ops[0].imm))
+    {
         return next(core, ops);
     }
     mov_mi_slow::<T, A>(core, ops)
@@ -120,8 +122,8 @@ fn movx_r<S: Int, T: Int, const SIGN: bool>(core: &mut Core, ops: &[Op]) -> Exit
 }
 
 fn movx_m<S: Int, T: Int, const A: u8, const SIGN: bool>(core: &mut Core, ops: &[Op]) -> Exit {
-    if A == WIDE
-        && let Some(v) = S::load_fast(core, core.wide(&ops[0]))
+    if let Some(la) = core.plain_ea::<A>(&ops[0])
+        && let Some(v) = S::load_fast(core, la)
     {
         T::set_reg(&mut core.cpu, ops[0].regs[0], extend::<S, T, SIGN>(v));
         return next(core, ops);

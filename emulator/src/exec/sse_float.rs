@@ -241,13 +241,13 @@ fn dpps(env: &mut Env, a: u128, b: u128, imm: u8) -> u128 {
     };
     let t = [product(0), product(1), product(2), product(3)];
     // An unmasked exception ends the operation after each step.
-    if env.unmasked() != 0 {
+    if !env.settle() {
         return 0;
     }
     // Every lane adds its neighbour's product to its own first, then the other half's sum: the
     // order decides whose NaN survives.
     let pairs = [0, 1, 2, 3].map(|i: usize| sse::add(env, t[i ^ 1], t[i]));
-    if env.unmasked() != 0 {
+    if !env.settle() {
         return 0;
     }
     let sums = [0, 1, 2, 3].map(|i: usize| sse::add(env, pairs[i], pairs[i ^ 2]));
@@ -261,7 +261,7 @@ fn dppd(env: &mut Env, a: u128, b: u128, imm: u8) -> u128 {
         if imm >> (4 + i) & 1 != 0 { sse::mul(env, a[i], b[i]) } else { 0 }
     };
     let t = [product(0), product(1)];
-    if env.unmasked() != 0 {
+    if !env.settle() {
         return 0;
     }
     let sums = [sse::add(env, t[0], t[1]), sse::add(env, t[1], t[0])];

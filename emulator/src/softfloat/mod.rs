@@ -88,6 +88,8 @@ pub struct Env {
     control: u32,
     /// The exceptions raised so far, in MXCSR and status word order, and [`ROUNDED_UP`].
     pub flags: u32,
+    /// Those of steps that are over, whatever comes after.
+    settled: u32,
 }
 
 const DAZ: u32 = 1 << 6;
@@ -100,7 +102,7 @@ impl Env {
     /// The environment of an SSE instruction (SDM 1 10.2.3).
     #[inline]
     pub const fn from_mxcsr(mxcsr: u32) -> Self {
-        Self { control: mxcsr & 0xffff, flags: 0 }
+        Self { control: mxcsr & 0xffff, flags: 0, settled: 0 }
     }
 
     /// The environment of an x87 instruction (SDM 1 8.1.5).
@@ -110,7 +112,7 @@ impl Env {
         let control = (fcw & EXCEPTIONS) << MASK_SHIFT
             | (fcw >> 10 & 3) << RC_SHIFT
             | (fcw >> 8 & 3) << PC_SHIFT;
-        Self { control, flags: 0 }
+        Self { control, flags: 0, settled: 0 }
     }
 
     /// The rounding direction.
@@ -136,10 +138,21 @@ impl Env {
     #[inline]
     pub const fn reported(&self) -> u32 {
         if self.unmasked() & PRE_COMPUTATION != 0 {
-            self.flags & PRE_COMPUTATION
+            self.flags & PRE_COMPUTATION | self.settled
         } else {
             self.flags
         }
+    }
+
+    /// Ends a step of an instruction that has several: what was raised stays. False: an unmasked
+    /// exception ends the instruction here.
+    #[inline]
+    pub const fn settle(&mut self) -> bool {
+        if self.unmasked() != 0 {
+            return false;
+        }
+        self.settled = self.flags;
+        true
     }
 
     /// Raises exceptions.
@@ -190,6 +203,6 @@ impl Env {
     /// A copy that computes with the whole 64-bit significand, whatever the precision control.
     #[inline]
     const fn full_precision(&self) -> Self {
-        Self { control: self.control | 3 << PC_SHIFT, flags: self.flags }
+        Self { control: self.control | 3 << PC_SHIFT, ..*self }
     }
 }
