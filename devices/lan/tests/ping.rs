@@ -1,6 +1,5 @@
 //! Pings of guests to other hosts, in a network namespace where the host allows ICMP sockets.
 
-#[allow(dead_code)]
 mod guest;
 
 use guest::{ADDRESS, Guest, MAC};
