@@ -26,6 +26,8 @@ const PORTS: u16 = 49152;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long another host may take to answer a guest's call.
 const DIAL: Duration = Duration::from_secs(30);
+/// The poll's resolution.
+const TICK: Duration = Duration::from_millis(1);
 /// Until a guest that does not answer ARP is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -349,7 +351,9 @@ impl Connection {
             self.reset(net.registry);
             return Outcome::Over;
         }
-        self.deadline = if blocked { None } else { self.flow().deadline(net.now) };
+        // All that could be sent is: what is due already can wait for the next tick of the poll.
+        let deadline = self.flow().deadline(net.now).map(|at| at.max(net.now + TICK));
+        self.deadline = deadline.filter(|_| !blocked);
         if blocked { Outcome::Blocked } else { Outcome::Goes }
     }
 
