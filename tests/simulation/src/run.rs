@@ -19,6 +19,7 @@ const PATIENCE: u64 = 20_000 * MS;
 fn config(rng: &mut Rng) -> Config {
     let mut config = Config::new(ReplicaId(0));
     config.timeout = rng.pick(&[120, 350, 350, 1000]) * MS;
+    config.heartbeat = rng.pick(&[6, 20, 50, 50]) * MS;
     config.joining_timeout = rng.pick(&[500, 2000, 5000]) * MS;
     config.buffer_bytes = rng.pick(&[150, 2000, 64 << 20, 64 << 20]);
     config.lag_max = rng.pick(&[20, 100, 100]) * MS;

@@ -131,10 +131,10 @@ impl Weather {
         let rare = |rng: &mut Rng, all: &[u64]| rng.pick(all);
         Self {
             faults,
-            between: rng.pick(&[60, 150, 400, 1000]) * MS,
+            between: rng.pick(&[100, 300, 700, 1500]) * MS,
             crash_at_action: rare(rng, &[0, 0, 200, 1000, 4000]),
             pause_at_action: rare(rng, &[0, 0, 200, 1500]),
-            crash_at_output: rare(rng, &[0, 0, 5000, 30_000]),
+            crash_at_output: rare(rng, &[0, 2000, 10_000, 40_000]),
             delay: (rng.range(20, 3000) * 1000, rng.pick(&[1, 3, 10, 60]) * MS),
             spikes: rare(rng, &[0, 0, 1000, 20_000]),
             client_loss: rare(rng, &[0, 10_000, 200_000]),
@@ -142,8 +142,8 @@ impl Weather {
             arbiter_delay: rng.pick(&[2, 20, 150, 900]) * MS,
             arbiter_loss: rare(rng, &[0, 0, 100_000, 500_000]),
             restart: rng.pick(&[50, 400, 1500, 4000]) * MS,
-            power_off: rng.one_in(10).then(|| rng.range(500, 9000) * MS),
-            until: rng.range(2000, 7000) * MS,
+            power_off: rng.one_in(10).then(|| rng.range(500, 15_000) * MS),
+            until: rng.range(3000, 12_000) * MS,
         }
     }
 }
