@@ -1,8 +1,8 @@
 //! What happens to a replica, and what it wants done.
 //!
-//! Contract: a driver gives [`Event`]s to [`crate::Replica::handle`] and carries out the [`Action`]s of
-//! [`crate::Replica::poll`] in order, each complete before the next. The driver moves bytes and time; it decides
-//! nothing.
+//! Contract: a driver gives [`Event`]s to [`crate::Replica::handle`] and carries out the
+//! [`Action`]s of [`crate::Replica::poll`] in order, each complete before the next. The driver
+//! moves bytes and time; it decides nothing.
 
 use crate::log::{Body, Instant};
 use crate::message::{Commit, Message};
@@ -28,16 +28,16 @@ pub enum Event {
         /// The answer.
         verdict: Verdict,
     },
-    /// Live: the machine takes an input at `at`, or its digest at `at` is this, or it ended. Given before the next
-    /// instruction is executed.
+    /// Live: the machine takes an input at `at`, or its digest at `at` is this, or it ended. Given
+    /// before the next instruction is executed.
     Logged {
         /// When it takes effect.
         at: Instant,
         /// What it is.
         body: Body,
     },
-    /// Live: the machine made `count` outputs up to `at`, where it stands now. They wait at the driver until
-    /// [`Action::Release`].
+    /// Live: the machine made `count` outputs up to `at`, where it stands now. They wait at the
+    /// driver until [`Action::Release`].
     Output {
         /// Where the machine stands.
         at: Instant,
@@ -51,11 +51,13 @@ pub enum Event {
         /// It is halted and waits for time or an input.
         idle: bool,
     },
-    /// Live: the machine has ended in order ([`Body::End`] was logged) or was switched off by the user.
+    /// Live: the machine has ended in order ([`Body::End`] was logged) or was switched off by the
+    /// user.
     Ended,
     /// A piece of the state transfer for the other side.
     Transfer(Vec<u8>),
-    /// Live: all of the machine's state at `at` has been given to [`Event::Transfer`], and the machine stands there.
+    /// Live: all of the machine's state at `at` has been given to [`Event::Transfer`], and the
+    /// machine stands there.
     CutOver {
         /// Where the machine stands.
         at: Instant,
@@ -115,8 +117,8 @@ pub enum Action {
     Close(Conn),
     /// Give [`Event::Timer`] at this time; replaces the one before.
     SetTimer(HostNs),
-    /// Ask the arbiter for test-and-set of `epoch` in the name of this replica; answered by [`Event::Verdict`], at
-    /// last by [`Verdict::Unreachable`].
+    /// Ask the arbiter for test-and-set of `epoch` in the name of this replica; answered by
+    /// [`Event::Verdict`], at last by [`Verdict::Unreachable`].
     AskArbiter(Epoch),
     /// Live: outputs below this may leave, in order.
     Release(OutputNo),

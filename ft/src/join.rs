@@ -1,8 +1,9 @@
 //! When a machine that is being transferred while it runs has been sent often enough.
 //!
-//! Contract: pure; time and rates are arguments. Pre-copy sends all of memory once, then again and again what the guest
-//! has changed meanwhile, until what is left fits a short pause. A guest that changes memory faster than it can be
-//! sent is slowed step by step, and in the end stopped with more left than one would like: it always ends.
+//! Contract: pure; time and rates are arguments. Pre-copy sends all of memory once, then again and
+//! again what the guest has changed meanwhile, until what is left fits a short pause. A guest that
+//! changes memory faster than it can be sent is slowed step by step, and in the end stopped with
+//! more left than one would like: it always ends.
 
 /// How long and how hard to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,8 @@ pub struct Limits {
     pub fixed_ns: u64,
     /// Cut over after this many rounds, whatever is left.
     pub rounds: u32,
-    /// A round that leaves more than this many thousandths of what the round before left was in vain.
+    /// A round that leaves more than this many thousandths of what the round before left was in
+    /// vain.
     pub progress: u16,
     /// Rounds in vain before the guest is slowed once more.
     pub patience: u32,
@@ -117,8 +119,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Sends to a machine of `bytes` that changes `dirty` bytes a millisecond, of a working set of `hot`, at full
-    /// speed; gives rounds, the lowest share, and the bytes left at cut-over.
+    /// Sends to a machine of `bytes` that changes `dirty` bytes a millisecond, of a working set of
+    /// `hot`, at full speed; gives rounds, the lowest share, and the bytes left at cut-over.
     fn simulate(limits: Limits, rate: u64, bytes: u64, dirty: u64, hot: u64) -> (u32, u16, u64) {
         let mut policy = Precopy::new(limits);
         let (mut left, mut round, mut share) = (bytes, 0, 1000);

@@ -1,7 +1,8 @@
-//! The replication protocol and its log: knows instruction counts, inputs and outputs as opaque bytes, no CPU, no clock.
+//! The replication protocol and its log: knows instruction counts, inputs and outputs as opaque
+//! bytes, no CPU, no clock.
 //!
-//! Contract: sans-IO and pure. Bytes from outside give typed errors, never a panic, and are bounded before they are
-//! held.
+//! Contract: sans-IO and pure. Bytes from outside give typed errors, never a panic, and are bounded
+//! before they are held.
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;

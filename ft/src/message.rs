@@ -1,8 +1,8 @@
 //! What replicas say to each other.
 //!
-//! Contract: ordinals of variants are fixed, a new one is added at the end and none is reused. A message is one
-//! MessagePack value (`rmp-serde`); bytes from outside give an error, never a panic, and no more memory than their
-//! length. Messages on a connection arrive in order, whole, or not at all.
+//! Contract: names of variants and the order of fields are fixed, and none is reused. A message is
+//! one MessagePack value (`rmp-serde`); bytes from outside give an error, never a panic, and no
+//! more memory than their length. Messages on a connection arrive in order, whole, or not at all.
 
 use crate::log::Instant;
 use crate::types::{Epoch, OutputNo, ReplicaId, VmId};
@@ -30,9 +30,11 @@ pub enum Message {
     Refuse(String),
     /// A piece of the state transfer, opaque here.
     Transfer(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// The state transfer is complete: what was transferred is the machine at this point, and the log begins here.
+    /// The state transfer is complete: what was transferred is the machine at this point, and the
+    /// log begins here.
     Commit(Commit),
-    /// The backup has the machine of [`Message::Commit`], has compared its digest, and can take over.
+    /// The backup has the machine of [`Message::Commit`], has compared its digest, and can take
+    /// over.
     Joined,
     /// Entries, and that the primary lives.
     Log {

@@ -1,10 +1,12 @@
 //! The units of the protocol.
 //!
-//! Contract: plain numbers with names; the ones that travel have a fixed form in [`crate::message`].
+//! Contract: plain numbers with names; the ones that travel have a fixed form in
+//! [`crate::message`].
 
 use serde::{Deserialize, Serialize};
 
-/// Nanoseconds of the host's monotonic clock, from any origin. The protocol compares them with each other only.
+/// Nanoseconds of the host's monotonic clock, from any origin. The protocol compares them with each
+/// other only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostNs(pub u64);
 
@@ -33,8 +35,8 @@ pub struct VmId(pub u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReplicaId(pub u128);
 
-/// A time in the life of a virtual machine in which its members do not change. One replica is live in an epoch. Who
-/// wants to be live in the next must win the arbiter's test-and-set for this one.
+/// A time in the life of a virtual machine in which its members do not change. One replica is live
+/// in an epoch. Who wants to be live in the next must win the arbiter's test-and-set for this one.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

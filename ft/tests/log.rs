@@ -1,4 +1,5 @@
-//! Properties of the log's bytes: they come back, they can be cut anywhere, and hostile ones do no harm.
+//! Properties of the log's bytes: they come back, they can be cut anywhere, and hostile ones do no
+//! harm.
 
 use ft::log::file::{Tail, VERSION};
 use ft::log::{Body, Entry, Instant, LogReader, LogWriter, ReadError};

@@ -13,8 +13,8 @@ pub const DIGEST_INTERVAL: u64 = 10_000_000;
 pub struct Instant {
     /// Instructions retired before it.
     pub icount: u64,
-    /// Virtual nanoseconds, if the CPU was halted: time then moves without instructions. Otherwise time follows from
-    /// the count.
+    /// Virtual nanoseconds, if the CPU was halted: time then moves without instructions. Otherwise
+    /// time follows from the count.
     pub halted_ns: Option<u64>,
 }
 
@@ -45,7 +45,8 @@ pub enum Body {
         /// What the machine is made of, opaque to the log.
         config: Vec<u8>,
     },
-    /// The machine stopped: the last entry of a log that was closed in order. How it stopped, opaque to the log.
+    /// The machine stopped: the last entry of a log that was closed in order. How it stopped,
+    /// opaque to the log.
     End(Vec<u8>),
 }
 

@@ -1,7 +1,7 @@
 //! The log as a file: a magic number and version, then frames.
 //!
-//! Contract: what was written up to any moment can be read up to the last whole frame; a file that was cut, or was
-//! being written when its writer died, is no error but an end.
+//! Contract: what was written up to any moment can be read up to the last whole frame; a file that
+//! was cut, or was being written when its writer died, is no error but an end.
 
 use super::entry::{Body, Entry, Instant};
 use super::frame::{FrameError, FrameReader, FrameWriter};
@@ -123,7 +123,8 @@ impl LogReader {
         Self::default()
     }
 
-    /// How many bytes to [`LogReader::push`] at most next; 0: an entry waits, or nothing more can be read.
+    /// How many bytes to [`LogReader::push`] at most next; 0: an entry waits, or nothing more can
+    /// be read.
     #[must_use]
     pub fn wanted(&self) -> usize {
         if self.header.len() < HEADER {

@@ -1,8 +1,8 @@
 //! Frames: entries in bundles, each with its length and checksum.
 //!
-//! Contract: a frame is `u32` payload length, `u32` CRC-32 of the payload (both little-endian), payload. The payload
-//! is a [`Base`] and the entries that follow from it, so each frame stands for itself. A receiver holds at most one
-//! frame of [`MAX_PAYLOAD`] bytes.
+//! Contract: a frame is `u32` payload length, `u32` CRC-32 of the payload (both little-endian),
+//! payload. The payload is a [`Base`] and the entries that follow from it, so each frame stands for
+//! itself. A receiver holds at most one frame of [`MAX_PAYLOAD`] bytes.
 
 use super::codec::{Base, decode, encode};
 use super::entry::{Body, Entry, Instant};

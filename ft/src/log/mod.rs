@@ -1,7 +1,9 @@
-//! The log: what happened to a machine from outside, each with the instruction at which it took effect.
+//! The log: what happened to a machine from outside, each with the instruction at which it took
+//! effect.
 //!
-//! Contract: a machine given the entries of a log in order ends in the state that the log describes. The same bytes
-//! are a file ([`crate::log::file`]) and, frame by frame, the logging channel. docs/log-format.md describes them.
+//! Contract: a machine given the entries of a log in order ends in the state that the log
+//! describes. The same bytes are a file ([`crate::log::file`]) and, frame by frame, the logging
+//! channel. docs/log-format.md describes them.
 
 pub mod codec;
 pub mod entry;

@@ -1,7 +1,8 @@
 //! The backup: it buffers the log, acknowledges it, executes it, and takes over.
 //!
-//! Contract: what is acknowledged is in the buffer and will be executed, whatever happens to the connection. It goes
-//! live only with the arbiter's leave, and only when all of its log is executed.
+//! Contract: what is acknowledged is in the buffer and will be executed, whatever happens to the
+//! connection. It goes live only with the arbiter's leave, and only when all of its log is
+//! executed.
 
 use super::claim::Claim;
 use super::live::Live;
@@ -144,7 +145,8 @@ impl Backup {
                 context.act(Action::Close(conn));
                 Turn::Halt(Halt::Detached)
             }
-            // It says so itself that it cannot go on, or that it wants us no more when we have asked already.
+            // It says so itself that it cannot go on, or that it wants us no more when we have
+            // asked already.
             Message::Bye(Bye::Failed | Bye::Detached) => self.take_over(context, "it left"),
             _ => self.unusable(context, "the primary broke the protocol".into()),
         }
@@ -244,8 +246,8 @@ impl Backup {
         }
     }
 
-    /// The epoch is ours. Nothing is acknowledged from here on: what the primary releases later is what it had the
-    /// leave for, and that is in the log.
+    /// The epoch is ours. Nothing is acknowledged from here on: what the primary releases later is
+    /// what it had the leave for, and that is in the log.
     fn win(&mut self, context: &mut Context) {
         self.won = true;
         self.claim = None;

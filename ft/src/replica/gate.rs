@@ -1,6 +1,7 @@
 //! The output rule: an output leaves when the backup has the log that explains it.
 //!
-//! Contract: outputs leave in order; an output made when the log had `n` entries leaves when `n` are acknowledged.
+//! Contract: outputs leave in order; an output made when the log had `n` entries leaves when `n`
+//! are acknowledged.
 
 use crate::types::OutputNo;
 use alloc::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! How far the backup's execution is behind, and how fast the primary may run.
 //!
-//! Contract: the lag is the host's time since the primary was where the backup is. Between half of the largest lag and
-//! all of it the primary's share of the time falls smoothly; it stops when buffers are full, and goes on when they are
-//! half empty.
+//! Contract: the lag is the host's time since the primary was where the backup is. Between half of
+//! the largest lag and all of it the primary's share of the time falls smoothly; it stops when
+//! buffers are full, and goes on when they are half empty.
 
 use super::Config;
 use crate::event::Pace;

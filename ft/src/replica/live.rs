@@ -1,7 +1,7 @@
 //! The live side: its machine runs, its outputs leave, alone or when the backup has the log.
 //!
-//! Contract: with a backup, no output leaves that the backup's log does not explain; without the one it had, none
-//! leaves before the arbiter has given this side the epoch.
+//! Contract: with a backup, no output leaves that the backup's log does not explain; without the
+//! one it had, none leaves before the arbiter has given this side the epoch.
 
 use super::claim::Claim;
 use super::gate::Gate;
@@ -373,8 +373,8 @@ impl Live {
             Verdict::Won => {
                 context.win();
                 self.partner = Partner::None;
-                // The new epoch is on the disk before anybody can join in it: a joining takes messages, and they are
-                // sent after this.
+                // The new epoch is on the disk before anybody can join in it: a joining takes
+                // messages, and they are sent after this.
                 remember(context);
                 self.open(context);
                 context.tell(Notice::Alone(context.epoch));
@@ -532,7 +532,8 @@ impl Link {
 
     /// Sends the entries that wait, or that there are none.
     fn say(&mut self, context: &mut Context, gate: &Gate) {
-        // A machine that was stopped because the backup is behind must not keep from it how far to go.
+        // A machine that was stopped because the backup is behind must not keep from it how far to
+        // go.
         if self.stands > self.last.icount {
             let at = Instant { icount: self.stands, halted_ns: None };
             self.push(context, at, &Body::Progress);

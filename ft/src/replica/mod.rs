@@ -1,7 +1,8 @@
 //! One side of a pair: from its start, through backing up and being live, to its end.
 //!
-//! Contract: [`Replica::handle`] takes what has happened, [`Replica::poll`] gives what is to be done, in order. No
-//! clock, no randomness: the same events give the same actions. docs/protocol.md states the rules and argues for them.
+//! Contract: [`Replica::handle`] takes what has happened, [`Replica::poll`] gives what is to be
+//! done, in order. No clock, no randomness: the same events give the same actions. docs/protocol.md
+//! states the rules and argues for them.
 
 mod backup;
 mod claim;
@@ -107,7 +108,8 @@ pub enum Planted {
     LiveAfterEnd,
     /// A backup acknowledges entries before it has the machine that they belong to.
     AckBeforeAdopting,
-    /// An output that is made while a backup joins leaves at once, whatever point the transfer is at.
+    /// An output that is made while a backup joins leaves at once, whatever point the transfer is
+    /// at.
     JoiningHoldsNothing,
 }
 
@@ -244,8 +246,8 @@ impl Replica {
         let mut context = Context { config, now, vm, epoch, actions };
         let role = match start {
             Start::Solo { epoch: Epoch(0), .. } => Role::Starting(Claim::ask(&mut context)),
-            // This machine was live before and boots again, with what is on its disk. A backup that has all of it
-            // comes first: it is given the time to notice.
+            // This machine was live before and boots again, with what is on its disk. A backup that
+            // has all of it comes first: it is given the time to notice.
             Start::Solo { .. } => {
                 let wait = context.config.timeout.saturating_mul(2);
                 Role::Starting(Claim::ask_after(&context, wait))
@@ -287,8 +289,8 @@ impl Replica {
         self.context.actions.pop_front()
     }
 
-    /// Backup: the next entry to execute. The machine runs to its instant, then takes it; [`Event::Executed`]
-    /// reports it, alone or with others.
+    /// Backup: the next entry to execute. The machine runs to its instant, then takes it;
+    /// [`Event::Executed`] reports it, alone or with others.
     pub fn next_entry(&mut self) -> Option<Entry> {
         match &mut self.role {
             Role::Backup(backup) => backup.next_entry(),

@@ -1,6 +1,7 @@
 //! A replica without a machine: it waits for a live one, and takes its state.
 //!
-//! Contract: nothing that happens here can make it live; what it was given before [`Message::Commit`] is worth nothing.
+//! Contract: nothing that happens here can make it live; what it was given before
+//! [`Message::Commit`] is worth nothing.
 
 use super::backup::Backup;
 use super::{Context, Role, Turn, leave};
