@@ -242,6 +242,11 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     b.hears("live, in epoch 2");
     let mut console = b.console();
     assert_eq!(console.increment_after(9), 10);
+    let record = |image: &Path| drivers::sidecar::load(image).expect("sound").expect("there");
+    let (older, newer) = (record(&one), record(&two));
+    assert_eq!((older.epoch, newer.epoch, older.vm), (1, 2, newer.vm));
+    assert!(newer.icount > 0 && !newer.clean && !older.clean, "{older:?} {newer:?}");
+    assert!(!older.peer.is_empty(), "it knew where its backup was");
     // What was the primary has the older copy.
     let mut old = with_card("x", "primary", None, &one);
     assert_eq!(old.ends(), Some(3), "{}", old.said());
@@ -253,6 +258,9 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     console.say("poweroff\r");
     assert_eq!((b.ends(), c.ends()), (Some(0), Some(0)), "{}{}", b.said(), c.said());
     assert!(place.read("one.img") == place.read("two.img"), "the copies are equal");
+    let (joined, live) = (record(&one), record(&two));
+    assert!(joined.clean && live.clean && joined.epoch == 2 && live.epoch == 2);
+    assert!(live.icount > newer.icount && live.guest_ns > 0, "{live:?}");
     // Either may start again: the counter is on the disk.
     let d = with_card("d", "primary", None, &one);
     let mut console = d.console();

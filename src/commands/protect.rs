@@ -52,7 +52,12 @@ impl Records {
     }
 
     /// What the protocol wants remembered.
-    fn keep(&mut self, record: &ft::event::Record) -> io::Result<()> {
+    fn keep(
+        &mut self,
+        record: &ft::event::Record,
+        icount: u64,
+        peer: Option<&str>,
+    ) -> io::Result<()> {
         let (vm, epoch) = (record.vm.0, record.epoch.0);
         let role = match record.role {
             RecordRole::Primary => sidecar::Role::Primary,
@@ -65,7 +70,13 @@ impl Records {
                 checked => checked.map_err(io::Error::other)?,
             }
         }
-        self.store(self.record(vm, epoch, role))
+        let mut record = self.record(vm, epoch, role);
+        record.icount = icount;
+        if let Some(peer) = peer.filter(|_| self.peer.is_empty()) {
+            // The port of who called is not where it can be called.
+            record.peer = peer.rsplit_once(':').map_or(peer, |(host, _)| host).into();
+        }
+        self.store(record)
     }
 
     fn record(&self, vm: u128, epoch: u64, role: sidecar::Role) -> Record {
@@ -78,7 +89,10 @@ impl Records {
             icount: 0,
             guest_ns: 0,
             clean: false,
-            peer: self.peer.clone(),
+            peer: match &self.last {
+                Some(last) if self.peer.is_empty() => last.peer.clone(),
+                _ => self.peer.clone(),
+            },
         }
     }
 }
@@ -87,18 +101,24 @@ impl Protection {
     /// The run is over, and its disks are durable.
     pub fn end(self, outcome: &io::Result<Outcome>) {
         match outcome {
-            Ok(outcome) => self.leave(outcome.exit),
+            Ok(outcome) => self.ended(outcome.exit, outcome.icount.0, outcome.guest.0),
             Err(_) => self.pair.finish(),
         }
     }
 
-    /// The process ends like this.
+    /// The process of a backup ends like this.
     pub fn leave(self, exit: Exit) {
+        let icount = self.pair.icount();
+        self.ended(exit, icount, 0);
+    }
+
+    fn ended(self, exit: Exit, icount: u64, guest_ns: u64) {
         let switched_off =
             matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
         let mut records = self.records.borrow_mut();
         if switched_off && let Some(mut record) = records.last.take() {
             record.clean = true;
+            (record.icount, record.guest_ns) = (icount, guest_ns);
             if let Err(e) = records.store(record) {
                 log::warn!("the record beside the image cannot be written: {e}");
             }
@@ -211,7 +231,8 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
     times.timeout = pair.timeout * HostNs::MS;
     let records = Rc::new(RefCell::new(records));
     let kept = Rc::clone(&records);
-    let keep: Keep = Box::new(move |record| kept.borrow_mut().keep(record));
+    let keep: Keep =
+        Box::new(move |record, icount, peer| kept.borrow_mut().keep(record, icount, peer));
     let disks = config.board.disks.iter().flatten().count();
     let arbiter_name = target.to_string();
     let parts = Parts {

@@ -35,8 +35,9 @@ const ARBITER_LIMIT: Duration = Duration::from_millis(1500);
 /// Between two looks while the arbiter's leave to start is waited for.
 const STARTING: Duration = Duration::from_millis(50);
 
-/// Writes down what a replica must remember.
-pub type Keep = Box<dyn FnMut(&Record) -> io::Result<()>>;
+/// Writes down what a replica must remember, with the instruction count of the log's last entry and
+/// the other side's address, if it is connected.
+pub type Keep = Box<dyn FnMut(&Record, u64, Option<&str>) -> io::Result<()>>;
 
 /// One side of a pair.
 pub struct Pair {
@@ -61,6 +62,8 @@ pub struct Pair {
     /// Whether the arbiter is the primary's.
     check: Check,
     peer: Option<String>,
+    /// Of the log's last entry that this side has made or executed.
+    icount: u64,
 }
 
 /// A backup makes sure that it asks the same arbiter as the primary that it joins.
@@ -140,6 +143,7 @@ impl Pair {
             promotion: parts.promotion,
             check,
             peer: None,
+            icount: 0,
         })
     }
 
@@ -154,6 +158,9 @@ impl Pair {
         {
             *adopted = true;
             return;
+        }
+        if let Event::Logged { at, .. } | Event::CutOver { at, .. } = &event {
+            self.icount = at.icount;
         }
         self.replica.handle(self.now(), event);
     }
@@ -319,7 +326,7 @@ impl Pair {
                 Action::SetTimer(at) => self.timer = Some(at),
                 Action::AskArbiter(epoch) => self.ask(epoch),
                 Action::Persist(record) => {
-                    if let Err(e) = (self.keep)(&record) {
+                    if let Err(e) = self.write_down(&record) {
                         log::error!("{e}");
                         if record.role == RecordRole::Syncing {
                             self.event(Event::TransferFailed(e.to_string()));
@@ -332,10 +339,27 @@ impl Pair {
                     if let Notice::BackupLost(_) = notice {
                         self.journal.on = false;
                     }
+                    if notice == Notice::Protected {
+                        self.note_peer();
+                    }
                     tell(&notice);
                 }
                 action => return Some(action),
             }
+        }
+    }
+
+    fn write_down(&mut self, record: &Record) -> io::Result<()> {
+        (self.keep)(record, self.icount, self.peer.as_deref())
+    }
+
+    /// The record of a primary names where the other copy is from now on.
+    fn note_peer(&mut self) {
+        let Status { role: StatusRole::Primary, vm: Some(vm), epoch, .. } = self.status() else {
+            return;
+        };
+        if let Err(e) = self.write_down(&Record { vm, epoch, role: RecordRole::Primary }) {
+            log::warn!("{e}");
         }
     }
 
@@ -373,7 +397,9 @@ impl Pair {
 
     /// Backup: the next entry to execute.
     pub fn next_entry(&mut self) -> Option<Entry> {
-        self.replica.next_entry()
+        let entry = self.replica.next_entry();
+        self.icount = entry.as_ref().map_or(self.icount, |entry| entry.at.icount);
+        entry
     }
 
     /// What this side does.
@@ -433,6 +459,12 @@ impl Pair {
         for conn in std::mem::take(&mut self.open) {
             self.channel.close(conn);
         }
+    }
+
+    /// The instruction count of the log's last entry.
+    #[must_use]
+    pub fn icount(&self) -> u64 {
+        self.icount
     }
 
     /// Sends what is queued, within a second, and hangs up.

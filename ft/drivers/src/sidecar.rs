@@ -51,9 +51,9 @@ pub struct Record {
     /// The claimant, drawn anew by each process, who wrote the record and makes the claims.
     #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
     pub incarnation: u128,
-    /// Instruction count of the machine when the record was written.
+    /// Instruction count of the last entry of the log when the record was written.
     pub icount: u64,
-    /// Nanoseconds of guest time then.
+    /// Nanoseconds of guest time at the end of a primary's run; 0 before.
     pub guest_ns: u64,
     /// The guest was switched off, and the copy is complete: both sides ended alike.
     pub clean: bool,
