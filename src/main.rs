@@ -8,6 +8,7 @@ mod targets;
 
 use clap::Parser;
 use cli::{Cli, Command};
+use drivers::control::status_line;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,7 +17,8 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("FTEMU_LOG", level))
         .format(|out, record| {
             use std::io::Write;
-            writeln!(out, "ftemu: {}", record.args())
+            let clear = if status_line::is_shown() { status_line::CLEAR } else { "" };
+            writeln!(out, "{clear}ftemu: {}", record.args())
         })
         .init();
     let result = match &cli.command {

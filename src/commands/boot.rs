@@ -15,7 +15,7 @@ use backends::net::{Network, stream, tap};
 use devices::board::BoardConfig;
 use devices::time::Icount;
 use drivers::backup::{self, BackupConfig, Ending};
-use drivers::control::Server;
+use drivers::control::{Server, status_line::StatusLine};
 use drivers::host::{Ends, Mail, Posts, mail};
 use drivers::live::{self, LiveConfig, Timing};
 use drivers::outcome::{Exit, Outcome};
@@ -274,10 +274,13 @@ impl Host<'_> {
             log::warn!("not started: {}", exit.name());
             return Ok(exit.status());
         }
+        // What else has come meanwhile waits in its mailbox.
+        self.mail.bell.waker().wake();
+        let line = self.open_status_line();
         let pair = Some(&mut protection.pair);
         let (mail, ends) = (self.mail, self.ends);
         let outcome = live::run_protected(machine, &live, mail, ends, &mut recorder, pair, None);
-        drop((raw, control));
+        drop((raw, control, line));
         protection.end(&outcome);
         report(self.flags, outcome)
     }
@@ -287,6 +290,7 @@ impl Host<'_> {
         let mut protection = protect::pair(self.flags, config, self.mail.bell.waker())?;
         let raw = self.open_consoles()?;
         let control = self.open_control()?;
+        let line = self.open_status_line();
         let sizes = self.copies(config);
         let backup = BackupConfig {
             machine: config,
@@ -298,7 +302,7 @@ impl Host<'_> {
         let mut taken = match backup::run(pair, &backup, &self.mail, &mut self.ends) {
             Ending::Live(taken) => taken,
             Ending::Over(exit) => {
-                drop(raw);
+                drop((raw, line));
                 self.ends.finish().map_err(|e| Failure::Host(e.to_string()))?;
                 protection.leave(exit);
                 log::warn!("{}", exit.name());
@@ -317,7 +321,7 @@ impl Host<'_> {
             Some(&mut protection.pair),
             Some(taken.inherited),
         );
-        drop((raw, control));
+        drop((raw, control, line));
         protection.end(&outcome);
         report(self.flags, outcome)
     }
@@ -336,6 +340,13 @@ impl Host<'_> {
         let Some(path) = &self.flags.pair.control else { return Ok(None) };
         let opened = Server::open(path, self.posts.requests.clone());
         opened.map(Some).map_err(|e| Failure::file(path, files::describe(&e)))
+    }
+
+    /// Shows how the pair is, where there is a terminal without the guest's text.
+    fn open_status_line(&self) -> Option<StatusLine> {
+        let serial = &self.flags.serial;
+        let on_stdio = serial.is_empty() || serial.contains(&SerialTarget::Stdio);
+        StatusLine::open(on_stdio, self.posts.requests.clone())
     }
 
     /// Opens the consoles and watches for signals; the terminal is ours until the guard is dropped.

@@ -160,10 +160,14 @@ fn talk(stream: &UnixStream, post: &Post<ControlRequest>) -> io::Result<()> {
 }
 
 fn reply(line: &[u8], post: &Post<ControlRequest>) -> Reply {
-    let request: Request = match serde_json::from_slice(line) {
-        Ok(request) => request,
-        Err(e) => return Reply::error(e.to_string()),
-    };
+    match serde_json::from_slice(line) {
+        Ok(asked) => request(asked, post),
+        Err(e) => Reply::error(e.to_string()),
+    }
+}
+
+/// Asks the driver that reads `post`'s mailbox, and waits for its answer.
+pub(super) fn request(request: Request, post: &Post<ControlRequest>) -> Reply {
     let patience = request.patience();
     let ended = || Reply::error("the machine has ended");
     let (sender, receiver) = sync_channel(1);

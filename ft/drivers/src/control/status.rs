@@ -137,11 +137,14 @@ impl Status {
         if let Some(joining) = &self.joining {
             add(format_args!(", joining {} %", joining.percent()));
         }
-        add(format_args!(", {} instructions", count(self.icount)));
-        if self.peer.is_some() {
+        add(format_args!(", icount {}", count(self.icount)));
+        if self.role == Role::Primary {
             let rate = count(self.log_bytes_per_s);
-            add(format_args!(", lag {} ms, log {rate}B/s", self.lag_ns / 1_000_000));
-            add(format_args!(", ack {} us, {} held", self.ack_latency_us, self.held_outputs));
+            add(format_args!(", lag {}ms, log {rate}B/s", self.lag_ns / 1_000_000));
+            add(format_args!(", ack {}us", self.ack_latency_us));
+        }
+        if self.held_outputs > 0 {
+            add(format_args!(", {} held", self.held_outputs));
         }
         line
     }
@@ -152,13 +155,11 @@ fn count(number: u64) -> String {
     let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1000, "k")];
     match units.into_iter().find(|(unit, _)| number >= *unit) {
         Some((unit, name)) if number < 10 * unit => {
-            format!("{}.{} {name}", number / unit, number % unit * 10 / unit)
+            format!("{}.{}{name}", number / unit, number % unit * 10 / unit)
         }
-        Some((unit, name)) => format!("{} {name}", number / unit),
-        None => format!("{number} "),
+        Some((unit, name)) => format!("{}{name}", number / unit),
+        None => number.to_string(),
     }
-    .trim_end()
-    .to_string()
 }
 
 impl fmt::Display for Status {
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn the_line_says_first_what_matters() {
         let mut status = Status { epoch: 3, icount: 1_234_567_890, ..Status::default() };
-        assert_eq!(status.line(), "solo, epoch 3, NOT protected, 1.2 G instructions");
+        assert_eq!(status.line(), "solo, epoch 3, NOT protected, icount 1.2G");
         status = Status {
             role: Role::Primary,
             protected: true,
@@ -217,8 +218,8 @@ mod tests {
             held_outputs: 2,
             ..status
         };
-        let line = "primary, epoch 3, protected, 1.2 G instructions, lag 12 ms, log 45 kB/s, \
-                    ack 95 us, 2 held";
+        let line =
+            "primary, epoch 3, protected, icount 1.2G, lag 12ms, log 45kB/s, ack 95us, 2 held";
         assert_eq!(status.line(), line);
         status.joining = Some(Joining { done_bytes: 1, total_bytes: 3 });
         assert!(status.line().contains(", joining 33 %,"));
@@ -226,11 +227,11 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let cases = [(0, "0"), (999, "999"), (1000, "1.0 k"), (9_999, "9.9 k"), (10_000, "10 k")];
+        let cases = [(0, "0"), (999, "999"), (1000, "1.0k"), (9_999, "9.9k"), (10_000, "10k")];
         for (number, text) in cases {
             assert_eq!(count(number), text);
         }
-        assert_eq!(count(u64::MAX), "18446744 T");
+        assert_eq!(count(u64::MAX), "18446744T");
         assert_eq!(Joining { done_bytes: u64::MAX, total_bytes: 1 }.percent(), 100);
     }
 
