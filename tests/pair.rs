@@ -3,7 +3,7 @@
 mod ftemu;
 
 use ftemu::{Place, command, text};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -266,6 +266,45 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     let mut console = d.console();
     console.hears(|line| line.starts_with("counter: ready").then_some(()));
     assert_eq!(console.increment(), 12);
+}
+
+#[test]
+fn a_backup_whose_copy_was_changed_is_noticed() {
+    let place = Place::new();
+    let one = place.file("one.img", IMAGE);
+    let two = place.file("two.img", IMAGE);
+    let (control, bundles) = (place.path("control"), place.path("bundles"));
+    let side = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        let socket = if role == "primary" { control.clone() } else { place.path("other") };
+        let flags = [text(image), "--net", &net, "--control", text(&socket)];
+        let bundles = ["--bundle-dir", text(&bundles)];
+        Side::start(&place, name, role, peer, &[&flags[..], &bundles].concat())
+    };
+    let mut a = side("a", "primary", None, &one);
+    let mut console = ready(&a);
+    let mut b = side("b", "backup", Some("a"), &two);
+    b.hears("protected");
+    // Somebody writes to the backup's image behind its back, where the guest's program is.
+    let mut changed = std::fs::OpenOptions::new().write(true).open(&two).expect("the image");
+    changed.seek(std::io::SeekFrom::Start(1024)).expect("seek");
+    changed.write_all(&vec![0x90; IMAGE.len() / 2]).expect("write");
+    drop(changed);
+    let reset = ftemu::run(&["ctl", text(&control), "reset"]);
+    ftemu::expect_status(&reset, 0);
+    assert_eq!(b.ends(), Some(7), "{}", b.said());
+    a.hears("on its own, without a backup, in epoch 2");
+    console.hears(|line| line.starts_with("counter: ready").then_some(()));
+    assert_eq!(console.increment(), 2);
+    a.hears("what there is to see is in");
+    let mut reports: Vec<String> = Vec::new();
+    for bundle in std::fs::read_dir(&bundles).expect("bundles") {
+        let path = bundle.expect("a directory").path();
+        reports.push(std::fs::read_to_string(path.join("report.txt")).expect("a report"));
+        assert!(std::fs::metadata(path.join("machine.snapshot")).expect("a file").len() > 10_000);
+    }
+    let both = reports.concat();
+    assert!(both.contains("side    primary") && both.contains("side    backup"), "{both}");
 }
 
 #[test]

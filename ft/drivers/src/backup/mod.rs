@@ -7,7 +7,7 @@
 mod filling;
 pub mod following;
 
-use crate::control::{ControlRequest, Reply, Request};
+use crate::control::{ControlRequest, Reply, Request, Status};
 use crate::host::{Ends, Mail};
 use crate::live::Inherited;
 use crate::outcome::Exit;
@@ -87,7 +87,16 @@ struct Backup<'a> {
 pub fn run(pair: &mut Pair, config: &BackupConfig, mail: &Mail, ends: &mut Ends) -> Ending {
     let (post, synced) = mailbox(SYNCED, mail.bell.waker());
     let place = Place::Empty;
-    let mut backup = Backup { pair, config, mail, ends, post, synced, place, ending: None };
+    let mut backup = Backup {
+        pair,
+        config,
+        mail,
+        ends,
+        post,
+        synced,
+        place,
+        ending: None,
+    };
     backup.act();
     loop {
         backup.attend();
@@ -171,16 +180,18 @@ impl Backup<'_> {
         }
     }
 
+    fn status(&self) -> Status {
+        let mut status = self.pair.describe();
+        if let Place::Here(following) = &self.place {
+            status.icount = following.machine().icount().0;
+            status.guest_ns = following.machine().now().0;
+        }
+        status
+    }
+
     fn control(&mut self, request: &Request) -> Reply {
         match request {
-            Request::Status {} => {
-                let mut status = self.pair.describe();
-                if let Place::Here(following) = &self.place {
-                    status.icount = following.machine().icount().0;
-                    status.guest_ns = following.machine().now().0;
-                }
-                return Reply::Status(Box::new(status));
-            }
+            Request::Status {} => return Reply::Status(Box::new(self.status())),
             Request::Promote {} if !self.pair.promote() => {
                 return Reply::error("this side has no machine to go live with");
             }

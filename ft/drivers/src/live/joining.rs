@@ -1,6 +1,6 @@
 //! A new backup joins: the machine's state goes over while it runs, and the log begins where it stood still.
 
-use super::Live;
+use super::{Live, thread_cpu_ns};
 use crate::backup::following::HISTORY;
 use crate::check;
 use crate::guest::Guest;
@@ -124,12 +124,12 @@ impl<G: Guest> Live<'_, G> {
 
     /// The machine stands still for what is left; then the log begins.
     fn cut_over(&mut self) {
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), thread_cpu_ns());
         self.end_sample(self.host_ns(), 0);
         self.tell_outputs();
         let handover = Handover {
             wall_clock: self.config.wall_clock,
-            rate: self.pace.rate().0,
+            rate: self.rate().0,
             requests: self.requests.iter().map(|((d, n), op)| (*d, *n, op.clone())).collect(),
         };
         let (Some(joining), Some(machine)) = (&mut self.joining, self.guest.machine()) else {
@@ -155,14 +155,22 @@ impl<G: Guest> Live<'_, G> {
             if let Some(machine) = self.guest.machine() {
                 machine.keep_history(HISTORY);
             }
+            let sent = began.elapsed();
             let digest = check::whole(&self.guest.digest());
             pair.cut_over(instant(self.guest, self.halted), digest);
+            let still = began.elapsed();
             log::info!(
                 "transfer: {} ms, {} rounds, {} bytes; the machine stood still for {} ms",
                 joining.began.elapsed().as_millis(),
                 progress.round,
                 progress.sent,
-                began.elapsed().as_millis(),
+                still.as_millis(),
+            );
+            log::debug!(
+                "of this, {} us for what was left of {} bytes, the rest for the digest; {} us of processor time",
+                sent.as_micros(),
+                progress.remaining,
+                (thread_cpu_ns() - cpu) / 1000,
             );
         }
         self.end_transfer();

@@ -264,12 +264,17 @@ impl<G: Guest> Live<'_, G> {
     fn power_on(&mut self) {
         self.inject(Input::WallClock(self.config.wall_clock));
         self.inject(Input::Entropy(self.config.entropy));
-        let rate = match self.config.timing {
-            Timing::Paced => self.pace.rate(),
-            Timing::Fixed(rate) => rate,
-        };
+        let rate = self.rate();
         if rate != Rate::ONE {
             self.inject(Input::ClockRate(rate));
+        }
+    }
+
+    /// The rate of the guest's clock.
+    fn rate(&self) -> Rate {
+        match self.config.timing {
+            Timing::Paced => self.pace.rate(),
+            Timing::Fixed(rate) => rate,
         }
     }
 
