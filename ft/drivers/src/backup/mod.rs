@@ -87,16 +87,7 @@ struct Backup<'a> {
 pub fn run(pair: &mut Pair, config: &BackupConfig, mail: &Mail, ends: &mut Ends) -> Ending {
     let (post, synced) = mailbox(SYNCED, mail.bell.waker());
     let place = Place::Empty;
-    let mut backup = Backup {
-        pair,
-        config,
-        mail,
-        ends,
-        post,
-        synced,
-        place,
-        ending: None,
-    };
+    let mut backup = Backup { pair, config, mail, ends, post, synced, place, ending: None };
     backup.act();
     loop {
         backup.attend();
