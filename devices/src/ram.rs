@@ -46,6 +46,8 @@ pub struct Ram {
     dirty: Vec<u32>,
     /// The same for `CHANGED`.
     changed: Vec<u32>,
+    /// Pages that were ever marked, a bit each: the others are zero as they were made.
+    touched: Vec<u64>,
     /// Marks that a store sets: `DIRTY`, and `CHANGED` while changes are tracked.
     wanted: u8,
     /// 64-byte lines that hold translated code, a bit each.
@@ -98,6 +100,7 @@ impl Ram {
             marks: vec![0; pages],
             dirty: Vec::new(),
             changed: Vec::new(),
+            touched: vec![0; pages.div_ceil(64)],
             wanted: DIRTY,
             code_lines: vec![0; pages],
             stale: Vec::new(),
@@ -310,6 +313,7 @@ impl Ram {
         let missing = self.wanted & !self.marks[page];
         if missing != 0 {
             self.marks[page] |= missing;
+            self.touched[page / 64] |= 1 << (page % 64);
             if missing & DIRTY != 0 {
                 self.dirty.push(page as u32);
             }
@@ -317,6 +321,12 @@ impl Ram {
                 self.changed.push(page as u32);
             }
         }
+    }
+
+    /// Whether a page of RAM may hold other than zeros; one that may not need not be looked at, and
+    /// the host may not even have memory behind it yet.
+    pub fn is_touched(&self, page: usize) -> bool {
+        self.touched[page / 64] >> (page % 64) & 1 == 1
     }
 
     /// Takes the list of pages (offset / [`PAGE`]) written since the last call. Direct stores

@@ -60,7 +60,7 @@ impl PageHashes {
         }
         let first = self.prepared.unwrap_or(0);
         let end = first.saturating_add(pages).min(self.pages.len());
-        for page in first..end {
+        for page in (first..end).filter(|&page| core.ram.is_touched(page)) {
             self.update(&core.ram, page);
         }
         self.prepared = Some(end);

@@ -83,6 +83,8 @@ pub struct Digest {
 /// A whole PC.
 pub struct Machine {
     config: Config,
+    /// Stands for the configuration in [`Machine::save_state`].
+    identity: snapshot::Identity,
     core: Core,
     engine: Engine,
     hashes: PageHashes,
@@ -100,13 +102,19 @@ impl Machine {
         firmware::power_on(&mut ram, &mut board, config.direct_boot.as_ref())
             .map_err(|error| ConfigError(error.to_string()))?;
         let hashes = PageHashes::new(ram.pages());
-        Ok(Self::assemble(config.clone(), Core::new(ram, board), hashes))
+        let identity = snapshot::identity(config);
+        Ok(Self::assemble(config.clone(), identity, Core::new(ram, board), hashes))
     }
 
     /// A machine around a core, with empty caches.
-    pub(crate) fn assemble(config: Config, core: Core, hashes: PageHashes) -> Self {
+    pub(crate) fn assemble(
+        config: Config,
+        identity: snapshot::Identity,
+        core: Core,
+        hashes: PageHashes,
+    ) -> Self {
         let engine = Engine::new(core.ram.bytes().len() / PAGE);
-        Self { config, core, engine, hashes }
+        Self { config, identity, core, engine, hashes }
     }
 
     /// The configuration.
@@ -380,6 +388,15 @@ impl Machine {
         self.core.ram.pages() as u32
     }
 
+    /// Whether a page of RAM may hold other than zeros; looking at one that may not costs the host
+    /// memory.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn is_touched(&self, page: u32) -> bool {
+        self.core.ram.is_touched(page as usize)
+    }
+
     /// A page of RAM.
     ///
     /// # Panics
@@ -390,12 +407,12 @@ impl Machine {
 
     /// The whole state as bytes (zero pages left out).
     pub fn save(&mut self) -> Vec<u8> {
-        snapshot::save(&self.config, &mut self.core)
+        snapshot::save(&self.config, &self.identity, &mut self.core)
     }
 
     /// Everything but RAM as bytes, for [`snapshot::Loader::finish`].
     pub fn save_state(&mut self) -> Vec<u8> {
-        snapshot::save_state(&self.config, &mut self.core)
+        snapshot::save_state(&self.identity, &mut self.core)
     }
 
     /// The machine that [`Machine::save`] described.

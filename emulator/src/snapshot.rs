@@ -112,8 +112,11 @@ fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     take(bytes, len)
 }
 
+/// A hash of a configuration.
+pub(crate) type Identity = [u8; 16];
+
 /// A hash of the configuration: what it boots may be large.
-fn identity(config: &Config) -> [u8; 16] {
+pub(crate) fn identity(config: &Config) -> Identity {
     let mut hash = Xxh3::new();
     let mut add = |bytes: &[u8]| {
         hash.update(&(bytes.len() as u64).to_le_bytes());
@@ -133,26 +136,26 @@ fn add_part(body: &mut Vec<u8>, part: &[u8]) {
 }
 
 /// The configuration's hash, processor and board, each preceded by its length.
-fn state_body(config: &Config, core: &mut Core) -> Vec<u8> {
+fn state_body(identity: &Identity, core: &mut Core) -> Vec<u8> {
     let mut body = Vec::new();
-    add_part(&mut body, &identity(config));
+    add_part(&mut body, identity);
     add_part(&mut body, &encode(&Processor::of(core)));
     add_part(&mut body, &encode(&core.board));
     body
 }
 
 /// Everything but RAM.
-pub(crate) fn save_state(config: &Config, core: &mut Core) -> Vec<u8> {
-    seal(STATE, &state_body(config, core))
+pub(crate) fn save_state(identity: &Identity, core: &mut Core) -> Vec<u8> {
+    seal(STATE, &state_body(identity, core))
 }
 
 /// The whole state: the configuration, as [`save_state`], then the pages that are not zero, each
 /// after its number.
-pub(crate) fn save(config: &Config, core: &mut Core) -> Vec<u8> {
+pub(crate) fn save(config: &Config, identity: &Identity, core: &mut Core) -> Vec<u8> {
     let mut body = Vec::new();
     add_part(&mut body, &encode(config));
-    add_part(&mut body, &state_body(config, core));
-    for page in 0..core.ram.pages() {
+    add_part(&mut body, &state_body(identity, core));
+    for page in (0..core.ram.pages()).filter(|&page| core.ram.is_touched(page)) {
         let bytes = core.ram.page(page);
         if !is_zero(bytes) {
             body.extend_from_slice(&(page as u64).to_le_bytes());
@@ -188,6 +191,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 /// A machine on its way in: pages in any order, the last content of each counting, then the state.
 pub struct Loader {
     config: Config,
+    identity: Identity,
     ram: Ram,
     /// Kept up with each page, so that the machine's first digest is cheap.
     hashes: PageHashes,
@@ -201,13 +205,13 @@ impl Loader {
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         config.check()?;
         let mut ram = Ram::new(config.ram_bytes, &firmware::rom());
-        for page in 0..ram.pages().min((1 << 20) / PAGE) {
-            if !is_zero(ram.page(page)) {
+        for page in 0..ram.pages() {
+            if ram.is_touched(page) {
                 ram.load_page(page, &[0; PAGE]);
             }
         }
         let hashes = PageHashes::of_zeros(ram.pages());
-        Ok(Self { config: config.clone(), ram, hashes })
+        Ok(Self { config: config.clone(), identity: identity(config), ram, hashes })
     }
 
     /// The configuration.
@@ -237,8 +241,7 @@ impl Loader {
     /// A page outside RAM.
     pub fn load_page(&mut self, page: u32, data: &[u8; PAGE]) -> Result<(), ConfigError> {
         let page = self.inside(page)?;
-        // The host's memory behind zeros that were never written is not there yet.
-        if !is_zero(data) || !is_zero(self.ram.page(page)) {
+        if self.ram.is_touched(page) || !is_zero(data) {
             self.ram.load_page(page, data);
             self.hashes.update(&self.ram, page);
         }
@@ -264,7 +267,7 @@ impl Loader {
         if !state.is_empty() {
             return Err(bad("something after the state"));
         }
-        if config != identity(&self.config) {
+        if config != self.identity {
             return Err(bad("a machine of another configuration"));
         }
         let processor: Processor = decode(processor)?;
@@ -281,6 +284,6 @@ impl Loader {
         core.clock = processor.clock.into_owned();
         core.update_mode();
         core.flush_tlb();
-        Ok(Machine::assemble(self.config, core, self.hashes))
+        Ok(Machine::assemble(self.config, self.identity, core, self.hashes))
     }
 }

@@ -101,6 +101,8 @@ fn dirty_pages_are_those_written_and_cost_nothing_when_off() {
     assert!(dirty.len() < 64, "and not many more: {}", dirty.len());
     assert!(dirty.windows(2).all(|pair| pair[0] < pair[1]), "each once");
     machine.track_dirty(false);
+    let untouched: Vec<u32> = (0..machine.pages()).filter(|&n| !machine.is_touched(n)).collect();
+    assert!(untouched.len() > 100 && untouched.iter().all(|&n| *machine.page(n) == [0; PAGE]));
     run_to(&mut machine, 70_000);
     assert_eq!(machine.dirty_pages(), 0);
 }

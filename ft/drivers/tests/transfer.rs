@@ -283,6 +283,9 @@ fn a_running_machine_joins_with_its_disk() {
         assert!(joined.rounds > 0 && joined.sent > 0);
         assert_eq!(live.machine.digest(), joined.machine.digest(), "seed {seed}");
         assert_eq!(live.machine.save(), joined.machine.save());
+        for page in 0..live.machine.pages() {
+            assert!(live.machine.page(page) == joined.machine.page(page), "page {page:#x}");
+        }
         live.worker.finish().expect("flush");
         joined.worker.finish().expect("flush");
         let bytes = std::fs::read(here.path()).expect("read");

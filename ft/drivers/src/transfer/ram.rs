@@ -100,14 +100,13 @@ impl Pages {
     }
 
     fn add(&mut self, machine: &Machine, page: u32) {
-        let bytes = machine.page(page);
-        let zero = is_zero(bytes);
+        let zero = !machine.is_touched(page) || is_zero(machine.page(page));
         match self.runs.last_mut() {
             Some((first, count, same)) if *same == zero && *first + *count == page => *count += 1,
             _ => self.runs.push((page, 1, zero)),
         }
         if !zero {
-            self.data.extend_from_slice(bytes);
+            self.data.extend_from_slice(machine.page(page));
         }
     }
 
