@@ -67,7 +67,10 @@ def arguments():
     parser.add_argument("--world", choices=("tap", "lan"), default="tap")
     parser.add_argument("--bad", action="store_true", help=f"bad cables: {BAD}")
     parser.add_argument(
-        "--option", action="append", default=[], help="an option for both sides, as --option=--force"
+        "--option",
+        action="append",
+        default=[],
+        help="an option for both sides, as --option=--force",
     )
     parser.add_argument("--limit", type=float, default=3600, help="seconds for all of it")
     parser.add_argument("--work", help="directory for images and messages")

@@ -8,11 +8,12 @@ A block of commands in the document is run when a comment before it says where, 
 `<!-- run: a -->`. Words after the host: `stays` (the command goes on; it is known by the word after
 `ftemu`), `listens PORT` (until somebody answers there), `dies WORD` and `ends HOST WORD` (the
 command of that word is killed; it ends by itself with status 0), `guest NAME` (only with that
-guest), `hears HOST WORD PATTERN` (until the command of that
-word there says that), and at the end `says PATTERN [as CODE]` (until that appears; what matched replaces CODE in
-later blocks). The hosts a, b, w and c (any other computer of the LAN) have
-the addresses that the document uses, a directory each, and a copy of the image as disk.img. Exit
-status 1 at the first step that fails, 77 when this computer cannot make namespaces.
+guest), `hears HOST WORD PATTERN` (until the command of that word there says that, from now on), and
+at the end `says PATTERN [as CODE]` (until that appears; what matched replaces CODE in later
+blocks). A copy, as in `<!-- copy: pair.key w a b -->`, brings a file from one host to others as the
+block below it does. The hosts a, b, w and c (any other computer of the LAN) have the addresses that
+the document uses, a directory each, and a copy of the image as disk.img. Exit status 1 at the first
+step that fails, 77 when this computer cannot make namespaces.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from sides import Failure
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 DOCUMENT = os.path.join(HERE, "..", "..", "docs", "two-laptops.md")
-STEP = re.compile(r"<!-- run: (\w)(.*?) -->\n+```\w*\n(.*?)```", re.DOTALL)
+STEP = re.compile(r"<!-- (run|copy): (\S+)(.*?) -->\n+```\w*\n(.*?)```", re.DOTALL)
 ADDRESSES = {"a": "192.168.1.11", "b": "192.168.1.12", "w": "192.168.1.13"}
 SECONDS = 300
 
@@ -55,6 +56,11 @@ class Walk:
             if name in "ab":
                 shutil.move(self.guest.image(name)[0], os.path.join(path, "disk.img"))
         return path
+
+    def copy(self, name, source, *hosts_):
+        """Brings a file to other hosts."""
+        for host in hosts_:
+            shutil.copy(os.path.join(self.folder(source), name), self.folder(host))
 
     def step(self, host, words, command):
         """Runs one block."""
@@ -113,12 +119,17 @@ class Walk:
             time.sleep(0.05)
         raise Failure(f"it said: {text[-1500:]}")
 
-    def hears(self, host, kind, pattern):
-        """Waits until the command of that kind on that host says something."""
+    def position(self, host, kind):
+        """How much the command of that kind on that host has said."""
+        return os.path.getsize(self.said[host, kind])
+
+    def hears(self, host, kind, pattern, position):
+        """Waits until the command of that kind on that host says something from there on."""
         deadline = time.monotonic() + SECONDS
         while True:
-            with open(self.said[host, kind], encoding="utf-8", errors="replace") as file:
-                text = file.read()
+            with open(self.said[host, kind], "rb") as file:
+                file.seek(position)
+                text = file.read().decode("utf-8", "replace")
             if re.search(pattern, text):
                 return
             if time.monotonic() > deadline:
@@ -152,21 +163,27 @@ def walk(context, guest):
         raise Failure(f"only {len(steps)} steps in the document")
     journey = Walk(context, guest)
     try:
-        for host, words, command in steps:
+        for kind, host, words, command in steps:
+            if kind == "copy":
+                journey.copy(host, *words.split())
+                continue
             if (only := re.search(r"guest (\w+)", words)) and only[1] != guest:
                 continue
             begin = time.monotonic()
+            heard = [
+                (other, kind, pattern, journey.position(other, kind))
+                for other, kind, pattern in re.findall(r"hears (\w) (\w+) (\S+)", words)
+            ]
             shown = command.strip().splitlines()[0]
             try:
                 if dies := re.search(r"dies (\w+)", words):
                     journey.killed(host, dies[1])
                 else:
                     journey.step(host, words.strip(), command)
-                for other, kind, pattern in re.findall(r"hears (\w) (\w+) (\S+)", words):
-                    journey.hears(other, kind, pattern)
-                if ends := re.findall(r"ends (\w) (\w+)", words):
-                    for other, kind in ends:
-                        journey.ended(other, kind)
+                for words_heard in heard:
+                    journey.hears(*words_heard)
+                for other, kind in re.findall(r"ends (\w) (\w+)", words):
+                    journey.ended(other, kind)
             except (Failure, subprocess.TimeoutExpired) as failure:
                 raise Failure(f"on {host}, {shown!r}: {failure}") from None
             print(f"{host} ok ({time.monotonic() - begin:.1f} s): {shown}", flush=True)
