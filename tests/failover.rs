@@ -17,35 +17,40 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Runs scenarios in a world.
 fn play(world: &str, scenarios: &[&str]) {
+    // A crowded computer may leave a process alone for a while: that is no failure here.
+    let options = ["--world", world, "--limit", "110", "--option=--timeout", "--option=2000"];
+    run("run.py", &[&options, scenarios].concat());
+}
+
+/// Runs one of the programs with this build of ftemu and these words.
+fn run(program: &str, words: &[&str]) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let binary = std::env::var_os("FTEMU_BIN").unwrap_or(env!("CARGO_BIN_EXE_ftemu").into());
     let done = Command::new("python3")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("FAILOVER_PATIENCE", "20")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failover/run.py"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failover").join(program))
         .arg(binary)
-        // A crowded computer may leave a process alone for a while: that is no failure here.
-        .args(["--world", world, "--limit", "110", "--option=--timeout", "--option=2000"])
-        .args(scenarios)
+        .args(words)
         .stdin(Stdio::null())
         .output();
     let done = match done {
         Ok(done) => done,
-        Err(error) => return left_out(world, &format!("python3: {error}")),
+        Err(error) => return left_out(program, &format!("python3: {error}")),
     };
     let said = String::from_utf8_lossy(&done.stdout);
     println!("{said}");
     if done.status.code() == Some(LEFT_OUT) {
-        return left_out(world, said.trim());
+        return left_out(program, said.trim());
     }
     assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// A computer without namespaces is no failure, but in the gate as root.
-fn left_out(world: &str, why: &str) {
+fn left_out(program: &str, why: &str) {
     let required = std::env::var_os("FTEMU_GUESTS_REQUIRED").is_some();
-    assert!(!required || !rustix::process::geteuid().is_root(), "{world}: {why}");
-    eprintln!("{world}: {why}");
+    assert!(!required || !rustix::process::geteuid().is_root(), "{program}: {why}");
+    eprintln!("{program}: {why}");
 }
 
 #[test]
@@ -66,4 +71,9 @@ fn three_kills_and_more_on_three_computers() {
 #[test]
 fn two_kills_and_more_behind_a_forwarded_port() {
     play("lan", &["kills:2", "joining:1", "hang", "poweroff"]);
+}
+
+#[test]
+fn two_laptops_as_the_document_says() {
+    run("walkthrough.py", &["--limit", "110"]);
 }

@@ -85,6 +85,13 @@ class Client:
         seen = times[first:last]
         return max((b - a for a, b in itertools.pairwise(seen)), default=float("inf"))
 
+    def usual(self, moment, seconds=1.0):
+        """The longest pause between two replies in the time before moment."""
+        times = list(self.replies)
+        first = bisect.bisect_left(times, moment - seconds)
+        seen = times[max(0, first - 1) : bisect.bisect_right(times, moment)]
+        return max((b - a for a, b in itertools.pairwise(seen)), default=0.0)
+
     def open(self):
         """Connects."""
 

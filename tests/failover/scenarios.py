@@ -29,12 +29,16 @@ class Report:
 
     def __init__(self):
         self.gaps, self.joins, self.pauses, self.still, self.spoke = {}, [], [], [], []
+        self.usual = {}
 
     def failover(self, world, moment):
         """Notes the pauses after moment."""
         world.settle(moment)
         for name, gap in world.silences(moment).items():
             self.gaps.setdefault(name, []).append(gap)
+        for client in world.clients:
+            if client.gaps:
+                self.usual.setdefault(client.name, []).append(1000 * client.usual(moment))
         if world.emissions and (spoke := world.emissions.first_of_last()):
             self.spoke.append(1000 * (spoke - moment))
         world.check()
@@ -55,6 +59,7 @@ class Report:
             "failovers": len(self.joins),
             "new_side_speaks_after_ms": percentiles(self.spoke),
             "gap_ms": {name: percentiles(gaps) for name, gaps in self.gaps.items()},
+            "longest_in_second_before_ms": {n: percentiles(g) for n, g in self.usual.items()},
             "gaps_ms": {name: [round(g) for g in gaps] for name, gaps in self.gaps.items()},
             "join_s": percentiles(self.joins),
             "standstill_ms": percentiles(self.still),

@@ -217,10 +217,10 @@ class Pair:
         return self.sides[host.name]
 
     def begin(self, more=()):
-        """Starts both, waits until the guest is ready and protected."""
+        """Starts a primary, and a backup when its guest is ready; waits until protected."""
         self.start(self.hosts[0], "primary", more)
-        self.start(self.hosts[1], "backup", more)
         self.side(self.live).printed(self.guest.ready, 900)
+        self.start(self.hosts[1], "backup", more)
         self.protected()
 
     def alone(self, more=()):
