@@ -65,7 +65,7 @@ class Walk:
     def step(self, host, words, command):
         """Runs one block."""
         for code, text in self.found.items():
-            command = command.replace(code, text)
+            command = re.sub(rf"\b{code}\b", text, command)
         self.count += 1
         said = os.path.join(self.context.work, f"{self.count:02}-{host}.said")
         path = os.path.dirname(self.context.ftemu) + ":" + os.environ["PATH"]
