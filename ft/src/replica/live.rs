@@ -534,7 +534,7 @@ impl Link {
     fn say(&mut self, context: &mut Context, gate: &Gate) {
         // A machine that was stopped because the backup is behind must not keep from it how far to
         // go.
-        if self.stands > self.last.icount {
+        if self.stands > self.last.icount && !context.has(Planted::StopsInSilence) {
             let at = Instant { icount: self.stands, halted_ns: None };
             self.push(context, at, &Body::Progress);
         }

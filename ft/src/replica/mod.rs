@@ -111,11 +111,14 @@ pub enum Planted {
     /// An output that is made while a backup joins leaves at once, whatever point the transfer is
     /// at.
     JoiningHoldsNothing,
+    /// A primary that is stopped because its backup is behind does not say how far its machine has
+    /// run.
+    StopsInSilence,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ReleaseEarly,
         Self::FrontierOffByOne,
         Self::AckBeforeBuffering,
@@ -128,6 +131,7 @@ impl Planted {
         Self::LiveAfterEnd,
         Self::AckBeforeAdopting,
         Self::JoiningHoldsNothing,
+        Self::StopsInSilence,
     ];
 }
 

@@ -48,9 +48,10 @@ fn parse() -> Result<Wanted, String> {
 
 fn run(wanted: &Wanted) -> bool {
     let (began, mut counts, mut failed) = (Instant::now(), Counts::default(), 0u64);
-    let total = wanted.seeds.end.saturating_sub(wanted.seeds.start);
+    let mut ran = 0u64;
     for seed in wanted.seeds.clone() {
         SEED.store(seed, Ordering::Relaxed);
+        ran += 1;
         match once(seed, wanted.planted, wanted.trace) {
             Ok(these) => counts.add(&these),
             Err(failure) => {
@@ -62,10 +63,7 @@ fn run(wanted: &Wanted) -> bool {
             }
         }
     }
-    println!(
-        "{total} seeds in {:.1} s: {failed} failed; {counts:?}",
-        began.elapsed().as_secs_f64()
-    );
+    println!("{ran} seeds in {:.1} s: {failed} failed; {counts:?}", began.elapsed().as_secs_f64());
     failed == 0
 }
 
