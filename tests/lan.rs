@@ -1,4 +1,5 @@
-//! `ftemu lan` with the embedded guest on it: its address by DHCP, a client through a forward, and the end in order.
+//! `ftemu lan` with the embedded guest on it: its address by DHCP, a client through a forward, and
+//! the end in order.
 
 mod ftemu;
 

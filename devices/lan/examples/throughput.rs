@@ -1,4 +1,5 @@
-//! What the LAN costs: bytes a second through a forward in both directions, and what it adds to a round trip.
+//! What the LAN costs: bytes a second through a forward in both directions, and what it adds to a
+//! round trip.
 //!
 //!     cargo run --release -p lan --example throughput
 //!

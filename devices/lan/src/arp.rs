@@ -1,7 +1,7 @@
 //! Hardware addresses of the LAN's hosts (RFC 826): a bounded table, and the gateway's questions.
 //!
-//! Contract: what a host says about itself counts at once, so that an address follows a machine that moved. A question
-//! is asked again every second while somebody wants the answer.
+//! Contract: what a host says about itself counts at once, so that an address follows a machine
+//! that moved. A question is asked again every second while somebody wants the answer.
 
 use smoltcp::wire::EthernetAddress;
 use std::collections::BTreeMap;

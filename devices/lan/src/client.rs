@@ -1,9 +1,11 @@
-//! A client of the guest `counter`: increments over one TCP connection, and misses nothing that is wrong with the answers.
+//! A client of the guest `counter`: increments over one TCP connection, and misses nothing that is
+//! wrong with the answers.
 //!
-//! Contract: one command is under way at a time, so each answer must be the number after the last one. A greater one
-//! means that numbers were lost to this client, a smaller or equal one that a number came twice; both are counted and
-//! the client goes on. A connection that ends, an answer that is no number and a silence longer than the patience end
-//! the session. Times between answers are kept from [`GAP_MIN`] on, the latest [`GAPS_MAX`] of them.
+//! Contract: one command is under way at a time, so each answer must be the number after the last
+//! one. A greater one means that numbers were lost to this client, a smaller or equal one that a
+//! number came twice; both are counted and the client goes on. A connection that ends, an answer
+//! that is no number and a silence longer than the patience end the session. Times between answers
+//! are kept from [`GAP_MIN`] on, the latest [`GAPS_MAX`] of them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -117,8 +119,8 @@ impl Seen {
         self.answered = now;
     }
 
-    /// The longest time without an answer that touches the time from `at` to `within` after it; `None` if all were
-    /// shorter than a millisecond.
+    /// The longest time without an answer that touches the time from `at` to `within` after it;
+    /// `None` if all were shorter than a millisecond.
     pub fn gap_around(&self, at: Instant, within: Duration) -> Option<Gap> {
         let touches = |gap: &&Gap| gap.to >= at && gap.from <= at + within;
         self.gaps.iter().filter(touches).max_by_key(|gap| gap.length()).copied()
@@ -268,7 +270,8 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// A server that answers each line with what `answer` gives for the number of increments so far.
+    /// A server that answers each line with what `answer` gives for the number of increments so
+    /// far.
     fn server(answer: impl Fn(u64) -> Option<String> + Send + 'static) -> Plan {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");

@@ -1,7 +1,8 @@
 //! A DHCP server (RFC 2131) that gives each hardware address the same IP address every time.
 //!
-//! Contract: at most [`LEASES_MAX`] leases; when all are taken, the one that ended longest ago goes to the newcomer, and
-//! while none has ended nobody gets one. Answers go by [`Answer::to`] to the client's hardware address or to all.
+//! Contract: at most [`LEASES_MAX`] leases; when all are taken, the one that ended longest ago goes
+//! to the newcomer, and while none has ended nobody gets one. Answers go by [`Answer::to`] to the
+//! client's hardware address or to all.
 
 use crate::config::Subnet;
 use smoltcp::wire::{
@@ -129,8 +130,8 @@ impl Server {
         over.min_by_key(|(_, lease)| lease.ends).map(|(ip, _)| *ip)
     }
 
-    /// The address for a DHCPDISCOVER (RFC 2131 4.3.1): the client's last one, the one that it asks for, or the first
-    /// free one.
+    /// The address for a DHCPDISCOVER (RFC 2131 4.3.1): the client's last one, the one that it asks
+    /// for, or the first free one.
     fn address_for(&mut self, message: &DhcpRepr<'_>, now: Duration) -> Option<Ipv4Addr> {
         let mac = message.client_hardware_address;
         let last = self.leases.iter().find(|(_, lease)| lease.mac == mac).map(|(ip, _)| *ip);
@@ -174,7 +175,8 @@ impl Server {
         {
             repr.dns_servers = Some([dns].into_iter().collect());
         }
-        // A client with an address gets the answer there, one that cannot hear it yet by broadcast (RFC 2131 4.1).
+        // A client with an address gets the answer there, one that cannot hear it yet by broadcast
+        // (RFC 2131 4.1).
         let known = !refused && message.client_ip != Ipv4Addr::UNSPECIFIED;
         let (mac, to) = match known {
             true => (message.client_hardware_address, message.client_ip),

@@ -23,8 +23,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header; `None` for a frame that a switch throws away: too short, too long, from a group address, or
-    /// to one of the addresses that no bridge passes on (IEEE 802.1D table 7-10).
+    /// Reads the header; `None` for a frame that a switch throws away: too short, too long, from a
+    /// group address, or to one of the addresses that no bridge passes on (IEEE 802.1D table 7-10).
     pub fn read(frame: &[u8]) -> Option<Self> {
         if !(HEADER..=FRAME_MAX).contains(&frame.len()) {
             return None;

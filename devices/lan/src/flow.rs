@@ -1,11 +1,13 @@
 //! One TCP connection with a guest: the gateway's end of it.
 //!
-//! Contract: a flow is a TCP endpoint of its own, with the address that the guest believes to talk to. It takes IP
-//! packets and gives IP packets in frames. Nothing is lost while the guest is away: what the guest has not acknowledged
-//! is sent again, at the latest after [`REPEAT_MAX`], and at once when [`Flow::kick`] says that the guest has appeared
-//! (somewhere else); a flow without progress for longer than its patience is over.
+//! Contract: a flow is a TCP endpoint of its own, with the address that the guest believes to talk
+//! to. It takes IP packets and gives IP packets in frames. Nothing is lost while the guest is away:
+//! what the guest has not acknowledged is sent again, at the latest after [`REPEAT_MAX`], and at
+//! once when [`Flow::kick`] says that the guest has appeared (somewhere else); a flow without
+//! progress for longer than its patience is over.
 //!
-//! The endpoint's clock is its own: to send again at once, it is put forward to the endpoint's next deadline.
+//! The endpoint's clock is its own: to send again at once, it is put forward to the endpoint's next
+//! deadline.
 
 use crate::ethernet::HEADER;
 use crate::packet::MTU;
@@ -25,8 +27,8 @@ pub const BUFFER: usize = 256 * 1024;
 const REPEAT_FIRST: Duration = Duration::from_millis(250);
 /// Longest time between two repetitions.
 pub const REPEAT_MAX: Duration = Duration::from_secs(1);
-/// Repetitions after a guest appeared, as long as it does not answer: the first frames may meet a guest that is not
-/// yet listening.
+/// Repetitions after a guest appeared, as long as it does not answer: the first frames may meet a
+/// guest that is not yet listening.
 const KICKS: [Duration; 6] = [
     Duration::from_millis(0),
     Duration::from_millis(10),
@@ -192,8 +194,8 @@ impl Flow {
         }
     }
 
-    /// Appends frames for the guest to `frames`, of `room` bytes altogether and a packet; tells whether more could be
-    /// sent if there was more room.
+    /// Appends frames for the guest to `frames`, of `room` bytes altogether and a packet; tells
+    /// whether more could be sent if there was more room.
     pub fn poll(
         &mut self,
         now: Duration,

@@ -1,7 +1,7 @@
 //! Frames on a byte stream, with QEMU's framing: a big-endian `u32` length, then the frame.
 //!
-//! Contract: a reader holds at most one frame and one read's bytes; a writer holds at most its bound and refuses whole
-//! frames beyond it.
+//! Contract: a reader holds at most one frame and one read's bytes; a writer holds at most its
+//! bound and refuses whole frames beyond it.
 
 use crate::ethernet::FRAME_MAX;
 use std::io::{self, Read, Write};

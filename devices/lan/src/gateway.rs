@@ -1,8 +1,9 @@
-//! The gateway's own part in the LAN's talk: ARP, ICMP echo to itself, DHCP, and what goes out to the world.
+//! The gateway's own part in the LAN's talk: ARP, ICMP echo to itself, DHCP, and what goes out to
+//! the world.
 //!
-//! Contract: takes the frames that reach the gateway and says what the host's sockets are to do with each; its own
-//! answers wait in [`Gateway::frames`]. Packets with wrong lengths, checksums or addresses are thrown away, and so are
-//! fragments.
+//! Contract: takes the frames that reach the gateway and says what the host's sockets are to do
+//! with each; its own answers wait in [`Gateway::frames`]. Packets with wrong lengths, checksums or
+//! addresses are thrown away, and so are fragments.
 
 use crate::arp::Neighbours;
 use crate::config::{Config, Subnet};

@@ -1,11 +1,10 @@
-//! The LAN as a process: a learning switch for guests' cables and a gateway to the host's networks, without root.
+//! The LAN as a process: a learning switch for guests' cables and a gateway to the host's networks,
+//! without root.
 //!
-//! Contract: guests attach with QEMU's stream framing. What arrives on a cable is data of a stranger: nothing in it
-//! can make the process fail, and every table, queue and buffer has a bound. [`switch`], [`gateway`], [`dhcp`] and
-//! [`flow`] are state machines without a clock or a socket; [`server`] moves their bytes. Time is a [`Duration`]
-//! since the start.
-//!
-//! [`Duration`]: std::time::Duration
+//! Contract: guests attach with QEMU's stream framing. What arrives on a cable is data of a
+//! stranger: nothing in it can make the process fail, and every table, queue and buffer has a
+//! bound. [`switch`], [`gateway`], [`dhcp`] and [`flow`] are state machines without a clock or a
+//! socket; [`server`] moves their bytes. Time is a [`std::time::Duration`] since the start.
 #![forbid(unsafe_code)]
 
 pub mod arp;

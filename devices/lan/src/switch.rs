@@ -1,9 +1,10 @@
 //! A learning Ethernet switch.
 //!
-//! Contract: a frame goes to the port where its destination was last heard, to all others while that is not known, and
-//! never back. An address that is heard on another port belongs to that port from this frame on: so a backup takes
-//! over by announcing itself. Addresses are forgotten [`AGE`] after they were last heard, or with their port; a port
-//! holds at most [`ADDRESSES_PER_PORT`] of them.
+//! Contract: a frame goes to the port where its destination was last heard, to all others while
+//! that is not known, and never back. An address that is heard on another port belongs to that port
+//! from this frame on: so a backup takes over by announcing itself. Addresses are forgotten [`AGE`]
+//! after they were last heard, or with their port; a port holds at most [`ADDRESSES_PER_PORT`] of
+//! them.
 
 use crate::ethernet::{Header, is_announcement};
 use smoltcp::wire::EthernetAddress;
@@ -103,7 +104,8 @@ impl Switch {
             if before.port == port {
                 return false;
             }
-            // A port that is over its number because of a move learns nothing new until it is below.
+            // A port that is over its number because of a move learns nothing new until it is
+            // below.
             *self.ports.entry(port).or_default() += 1;
             if let Some(held) = self.ports.get_mut(&before.port) {
                 *held = held.saturating_sub(1);
@@ -252,7 +254,8 @@ mod tests {
             let mut switch = switch();
             for (port, to, from, time, pull) in frames {
                 let address = |tail: [u8; 2]| [tail[0] & 3, 0, 0, 0, 0, tail[1]];
-                let verdict = switch.frame(PortId(port), &frame(address(to), address(from)), at(time));
+                let frame = frame(address(to), address(from));
+                let verdict = switch.frame(PortId(port), &frame, at(time));
                 prop_assert_ne!(verdict.target, Target::Port(PortId(port)));
                 if pull {
                     switch.remove_port(PortId(port));

@@ -1,4 +1,5 @@
-//! The whole LAN on loopback: guests with a TCP/IP stack of their own, and clients and servers of the host.
+//! The whole LAN on loopback: guests with a TCP/IP stack of their own, and clients and servers of
+//! the host.
 
 mod guest;
 

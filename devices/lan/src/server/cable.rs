@@ -149,7 +149,8 @@ impl Cable {
     /// Reads once and gives each frame to `take`; tells whether the cable is still plugged in.
     pub fn read(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), String> {
         match self.reader.fill(&mut self.stream) {
-            // The edge of the next bytes comes after this read; that of the end may have come with these.
+            // The edge of the next bytes comes after this read; that of the end may have come with
+            // these.
             Ok(Intake::Some { full }) => self.readable = full || self.closing,
             Ok(Intake::Later) => self.readable = false,
             Ok(Intake::End) => return Err("it left".into()),

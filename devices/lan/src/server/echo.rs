@@ -1,7 +1,8 @@
 //! ICMP echo of guests to other hosts, over unprivileged ICMP sockets (icmp(7)).
 //!
-//! Contract: where the host does not allow such sockets (`net.ipv4.ping_group_range`), requests stay unanswered, as on
-//! a network that filters them. At most [`PINGS_MAX`] identifiers at the same time.
+//! Contract: where the host does not allow such sockets (`net.ipv4.ping_group_range`), requests
+//! stay unanswered, as on a network that filters them. At most [`PINGS_MAX`] identifiers at the
+//! same time.
 
 use super::{Net, Side};
 use crate::gateway::Gateway;

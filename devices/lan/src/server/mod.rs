@@ -1,7 +1,9 @@
-//! The process: one thread that waits for the host's sockets and moves bytes between them, the switch and the gateway.
+//! The process: one thread that waits for the host's sockets and moves bytes between them, the
+//! switch and the gateway.
 //!
-//! Contract: it waits only in the poll, and not longer than until the next deadline of a table; with nothing to do it
-//! sleeps. What is read in one turn is bounded, so that no guest and no client keeps the others waiting for long.
+//! Contract: it waits only in the poll, and not longer than until the next deadline of a table;
+//! with nothing to do it sleeps. What is read in one turn is bounded, so that no guest and no
+//! client keeps the others waiting for long.
 
 mod cable;
 mod echo;
@@ -93,7 +95,8 @@ impl Net<'_> {
         self.datagrams_to(there, None).map(|(host, _)| host)
     }
 
-    /// Where a guest's datagrams to `there` go, and whether that is a name server; `refused` is asked last.
+    /// Where a guest's datagrams to `there` go, and whether that is a name server; `refused` is
+    /// asked last.
     fn datagrams_to(
         &self,
         there: SocketAddrV4,

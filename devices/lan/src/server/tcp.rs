@@ -1,8 +1,8 @@
 //! TCP connections between guests and the host's sockets.
 //!
-//! Contract: a guest's SYN is answered when the host's connection stands, so that the guest sees what the other end
-//! says: a refusal is a reset. Each side is read only as far as the other has room. A half-closed connection stays
-//! half-closed on the other side, a reset is passed on.
+//! Contract: a guest's SYN is answered when the host's connection stands, so that the guest sees
+//! what the other end says: a refusal is a reset. Each side is read only as far as the other has
+//! room. A half-closed connection stays half-closed on the other side, a reset is passed on.
 
 use super::{Net, Side};
 use crate::flow::Flow;
@@ -217,7 +217,8 @@ impl Connections {
         Ok(self.all.entry(id).insert_entry(connection).into_mut())
     }
 
-    /// Whether one more connection fits, without the oldest one that waits only for stragglers if need be.
+    /// Whether one more connection fits, without the oldest one that waits only for stragglers if
+    /// need be.
     fn make_room(&mut self, registry: &Registry) -> bool {
         if self.all.len() < CONNECTIONS_MAX {
             return true;

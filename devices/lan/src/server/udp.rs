@@ -1,7 +1,9 @@
-//! UDP flows between guests and the host's sockets, and the DNS relay, which is such a flow to the host's resolver.
+//! UDP flows between guests and the host's sockets, and the DNS relay, which is such a flow to the
+//! host's resolver.
 //!
-//! Contract: each pair of ends has a socket of the host, at most [`FLOWS_MAX`]; a flow ends when it has been idle, and
-//! the one that was idle longest makes room for a new one. Datagrams that do not fit a packet are dropped.
+//! Contract: each pair of ends has a socket of the host, at most [`FLOWS_MAX`]; a flow ends when it
+//! has been idle, and the one that was idle longest makes room for a new one. Datagrams that do not
+//! fit a packet are dropped.
 
 use super::{Net, Side};
 use crate::gateway::Gateway;

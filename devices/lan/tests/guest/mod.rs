@@ -1,4 +1,5 @@
-//! A guest in a test: a TCP/IP stack of its own behind a cable, which can be pulled and plugged in elsewhere.
+//! A guest in a test: a TCP/IP stack of its own behind a cable, which can be pulled and plugged in
+//! elsewhere.
 #![allow(dead_code)]
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
