@@ -1,11 +1,15 @@
 //! `ftemu witness` as its users start it; the arbiter's own contract is tested in the crate
 //! `drivers`.
 
+mod ftemu;
+
+use ftemu::{IDLE, Place, text};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 struct Running {
     child: Child,
@@ -20,14 +24,22 @@ impl Drop for Running {
 }
 
 fn command(dir: &Path, more: &[&str]) -> Command {
+    command_at("127.0.0.1:0", dir, more)
+}
+
+fn command_at(address: &str, dir: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftemu"));
-    command.args(["witness", "--listen", "127.0.0.1:0", "--state"]).arg(dir.join("state"));
+    command.args(["witness", "--listen", address, "--state"]).arg(dir.join("state"));
     command.args(more).stdin(Stdio::null());
     command
 }
 
 fn start(dir: &Path, more: &[&str]) -> Running {
-    let mut child = command(dir, more).stdout(Stdio::piped()).spawn().expect("ftemu");
+    begin(command(dir, more))
+}
+
+fn begin(mut command: Command) -> Running {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("ftemu");
     let mut line = String::new();
     let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     stdout.read_line(&mut line).expect("a line");
@@ -96,4 +108,80 @@ fn what_it_cannot_use_is_one_line() {
     refused(&["--key", "/no/such/key"], "/no/such/key");
     std::fs::write(dir.path().join("state"), "a letter to somebody\n").expect("write");
     refused(&[], "is damaged in line 1");
+}
+
+/// A side of a pair, and what it says.
+struct Side(Child, Arc<Mutex<String>>);
+
+impl Side {
+    fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftemu"));
+        command.args(["boot", "-m", "16M", "--serial", "none"]).args(args).stdin(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("ftemu");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let said = Arc::new(Mutex::new(String::new()));
+        let into = said.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                into.lock().expect("no panic").push_str(&format!("{line}\n"));
+            }
+        });
+        Self(child, said)
+    }
+
+    fn said(&self) -> String {
+        self.1.lock().expect("no panic").clone()
+    }
+
+    #[track_caller]
+    fn says(&self, what: &str) {
+        let begin = Instant::now();
+        while !self.said().contains(what) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "'{what}': {}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A pair whose witness is down when the backup joins: that waits for the witness, and says so once.
+#[test]
+fn a_backup_waits_for_a_witness_that_is_down() {
+    let place = Place::new();
+    let disk = place.guest("disk", IDLE);
+    let copy = place.guest("copy", IDLE);
+    let witness = start(&place.path("."), &[]);
+    let address = witness.address.clone();
+    let arbiter = format!("witness:{address}");
+    let socket = format!("unix:{}", text(&place.path("channel")));
+    let pair = ["--arbiter", &arbiter];
+    let primary = [text(&disk), "--role", "primary", "--listen", &socket];
+    let primary = Side::start(&[&primary[..], &pair].concat());
+    // It has won its first epoch when its socket is there and its record names it.
+    let begin = Instant::now();
+    let live = || drivers::sidecar::load(&disk).ok().flatten().is_some_and(|r| r.epoch == 1);
+    while !live() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{}", primary.said());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(witness);
+    let backup = [text(&copy), "--role", "backup", "--peer", &socket];
+    let backup = Side::start(&[&backup[..], &pair].concat());
+    backup.says("not protected before the arbiter answers");
+    // Some questions later.
+    std::thread::sleep(Duration::from_secs(1));
+    let said = backup.said();
+    assert!(said.lines().count() < 10 && !said.contains("protected: a backup"), "{said}");
+    let _again = begin_at(&address, &place);
+    primary.says("protected: a backup has joined");
+}
+
+fn begin_at(address: &str, place: &Place) -> Running {
+    begin(command_at(address, &place.path("."), &[]))
 }

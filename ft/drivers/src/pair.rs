@@ -32,6 +32,9 @@ const ANSWERS: usize = 32;
 /// An arbiter that has not answered by then is unreachable for now.
 const ARBITER_LIMIT: Duration = Duration::from_millis(1500);
 
+/// Until an arbiter that did not say whether it is the primary's is asked again.
+const CHECK_AGAIN: Duration = Duration::from_millis(300);
+
 /// Between two looks while the arbiter's leave to start is waited for.
 const STARTING: Duration = Duration::from_millis(50);
 
@@ -61,6 +64,8 @@ pub struct Pair {
     promotion: Promotion,
     /// Whether the arbiter is the primary's.
     check: Check,
+    /// The user was told that the check takes its time.
+    unchecked: bool,
     peer: Option<String>,
     /// Of the log's last entry that this side has made or executed.
     icount: u64,
@@ -75,6 +80,8 @@ enum Check {
     Done,
     /// It has been asked; `adopted`: and the machine is here already.
     Asked { token: u64, adopted: bool },
+    /// It did not answer, and is asked again at this time.
+    Later { at: time::Instant, adopted: bool },
 }
 
 /// What the log for the backup has to know of the machine.
@@ -142,6 +149,7 @@ impl Pair {
             arbiter: parts.arbiter_name,
             promotion: parts.promotion,
             check,
+            unchecked: false,
             peer: None,
             icount: 0,
         })
@@ -154,7 +162,7 @@ impl Pair {
     /// Tells the protocol what has happened; [`Pair::poll`] has what follows.
     pub fn event(&mut self, event: Event) {
         if event == Event::Adopted
-            && let Check::Asked { adopted, .. } = &mut self.check
+            && let Check::Asked { adopted, .. } | Check::Later { adopted, .. } = &mut self.check
         {
             *adopted = true;
             return;
@@ -229,12 +237,12 @@ impl Pair {
         self.event(Event::Verdict { epoch, verdict });
     }
 
-    /// Asks who won the epoch of the primary that this side joins.
-    fn check_arbiter(&mut self) {
-        let vm = self.replica.status().vm;
-        if let (Some(vm), Check::Done | Check::Asked { .. }) = (vm, self.check) {
+    /// Asks who won the epoch of the primary that this side joins; `adopted`: whose machine is here already.
+    fn check_arbiter(&mut self, adopted: bool) {
+        if let Some(vm) = self.replica.status().vm
+            && self.check != Check::Never
+        {
             self.asked.0 += 1;
-            let adopted = matches!(self.check, Check::Asked { adopted: true, .. });
             self.check = Check::Asked { token: self.asked.0, adopted };
             self.asking.latest(self.asked.0, vm.0);
         }
@@ -259,8 +267,10 @@ impl Pair {
                 self.event(Event::TransferFailed(why));
             }
             Reply::Unreachable(why) => {
-                log::warn!("{}: {why}", self.arbiter);
-                self.check_arbiter();
+                if !std::mem::replace(&mut self.unchecked, true) {
+                    log::warn!("not protected before the arbiter answers: {why}");
+                }
+                self.check = Check::Later { at: time::Instant::now() + CHECK_AGAIN, adopted };
             }
         }
     }
@@ -298,6 +308,11 @@ impl Pair {
 
     /// Lets the protocol look at its clock; whether it was due.
     pub fn tick(&mut self) -> bool {
+        if let Check::Later { at, adopted } = self.check
+            && at <= time::Instant::now()
+        {
+            self.check_arbiter(adopted);
+        }
         if self.timer.is_none_or(|at| at > self.now()) {
             return false;
         }
@@ -309,7 +324,12 @@ impl Pair {
     /// How long the protocol need not look at its clock; `None`: for ever.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
-        self.timer.map(|at| Duration::from_nanos(at.since(self.now())))
+        let timer = self.timer.map(|at| Duration::from_nanos(at.since(self.now())));
+        let check = match self.check {
+            Check::Later { at, .. } => Some(at.saturating_duration_since(time::Instant::now())),
+            _ => None,
+        };
+        [timer, check].into_iter().flatten().min()
     }
 
     /// The next thing that concerns the machine.
@@ -332,7 +352,8 @@ impl Pair {
                             self.event(Event::TransferFailed(e.to_string()));
                         }
                     } else if record.role == RecordRole::Syncing {
-                        self.check_arbiter();
+                        self.unchecked = false;
+                        self.check_arbiter(false);
                     }
                 }
                 Action::Tell(notice) => {
