@@ -1,4 +1,5 @@
-//! Boots guests of one boot sector: exit statuses, disks, consoles, signals, recording and replaying.
+//! Boots guests of one boot sector: exit statuses, disks, consoles, signals, recording and
+//! replaying.
 
 mod ftemu;
 

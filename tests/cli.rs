@@ -1,4 +1,5 @@
-//! The command's surface: bad input gets one clear line and the right status; help, man page and completions agree.
+//! The command's surface: bad input gets one clear line and the right status; help, man page and
+//! completions agree.
 
 mod ftemu;
 

@@ -1,9 +1,11 @@
-//! A pair of real processes, killed and divided by `tests/failover/run.py`, and what its clients saw.
+//! A pair of real processes, killed and divided by `tests/failover/run.py`, and what its clients
+//! saw.
 //!
-//! The short scenarios, with the embedded counter guest, which ends them in well under two minutes: on
-//! one computer over `ftemu lan`, and on three computers as network namespaces with TAP devices. Where
-//! namespaces cannot be had that one is left out with a message; `FTEMU_GUESTS_REQUIRED`, which `.ci/run`
-//! sets, takes that for a failure if root runs it. `FTEMU_BIN` names another build of ftemu to drive.
+//! The short scenarios, with the embedded counter guest, which ends them in well under two minutes:
+//! on one computer over `ftemu lan`, and on three computers as network namespaces with TAP devices.
+//! Where namespaces cannot be had that one is left out with a message; `FTEMU_GUESTS_REQUIRED`,
+//! which `.ci/run` sets, takes that for a failure if root runs it. `FTEMU_BIN` names another build
+//! of ftemu to drive.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +14,8 @@ use std::sync::{Mutex, PoisonError};
 /// What run.py exits with when this computer cannot make namespaces.
 const LEFT_OUT: i32 = 77;
 
-/// One at a time: they measure time, and two sides and their clients are enough for a small computer.
+/// One at a time: they measure time, and two sides and their clients are enough for a small
+/// computer.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Runs scenarios in a world.

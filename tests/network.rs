@@ -1,4 +1,5 @@
-//! The embedded guest on a network of two: frames over a socket, a capture of them, and the same again in a replay.
+//! The embedded guest on a network of two: frames over a socket, a capture of them, and the same
+//! again in a replay.
 
 mod ftemu;
 

@@ -150,7 +150,8 @@ impl Drop for Side {
     }
 }
 
-/// A pair whose witness is down when the backup joins: that waits for the witness, and says so once.
+/// A pair whose witness is down when the backup joins: that waits for the witness, and says so
+/// once.
 #[test]
 fn a_backup_waits_for_a_witness_that_is_down() {
     let place = Place::new();

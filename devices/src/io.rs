@@ -1,7 +1,7 @@
 //! Inputs and outputs: the only ways into and out of the machine.
 //!
-//! Contract: every variant has a fixed ordinal on the wire and in logs (its position here); a new one is added at the
-//! end and an ordinal is never reused.
+//! Contract: every variant has a fixed ordinal on the wire and in logs (its position here); a new
+//! one is added at the end and an ordinal is never reused.
 
 use crate::time::Rate;
 use alloc::vec::Vec;

@@ -1,7 +1,7 @@
 //! Instruction counts and virtual time.
 //!
-//! Contract: virtual time is a function of the instruction count, of the logged `ClockRate` inputs and of the time
-//! skipped while the CPU was halted; of nothing else.
+//! Contract: virtual time is a function of the instruction count, of the logged `ClockRate` inputs
+//! and of the time skipped while the CPU was halted; of nothing else.
 
 use serde::{Deserialize, Serialize};
 
@@ -127,8 +127,8 @@ impl Clock {
 
     /// Moves time on to `to` without an instruction: the CPU is halted. Earlier times are ignored.
     pub fn skip_to(&mut self, icount: Icount, to: VirtualNs) {
-        // Time that does not move leaves the clock as it is: a halted machine that is looked at more often than another
-        // one has the same state.
+        // Time that does not move leaves the clock as it is: a halted machine that is looked at
+        // more often than another one has the same state.
         if to > self.now(icount) {
             self.rebase(icount);
             self.base_ns = to;

@@ -1,7 +1,7 @@
 //! The machine: CPU, RAM and board, driven by instruction counts and inputs.
 //!
-//! Contract: the same configuration and the same list of (icount, time, Input) give the same state at every count,
-//! however `run` is sliced.
+//! Contract: the same configuration and the same list of (icount, time, Input) give the same state
+//! at every count, however `run` is sliced.
 
 use crate::core::Core;
 use crate::cpu::flags::{IF, TF};
@@ -58,8 +58,8 @@ pub enum Stop {
     Reached,
     /// Outputs wait in [`Machine::poll_output`].
     Output,
-    /// The CPU is halted; the next timer is due at this time (`None`: only an input can wake it). Go on with
-    /// [`Machine::idle_to`] or [`Machine::inject`].
+    /// The CPU is halted; the next timer is due at this time (`None`: only an input can wake it).
+    /// Go on with [`Machine::idle_to`] or [`Machine::inject`].
     Halted(Option<VirtualNs>),
     /// The guest was reset (the machine has begun anew; `run` goes on if called).
     Reset,

@@ -1,7 +1,7 @@
 //! The processes of the demo: each one is this program again.
 //!
-//! Contract: whatever happens, none of them is left running, and the directory with their sockets and logs goes; it
-//! stays if it was asked for, or if something went wrong.
+//! Contract: whatever happens, none of them is left running, and the directory with their sockets
+//! and logs goes; it stays if it was asked for, or if something went wrong.
 
 use serde_json::Value;
 use std::fmt;

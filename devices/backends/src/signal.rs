@@ -1,7 +1,7 @@
 //! Signals that end or stop the program, as messages.
 //!
-//! Contract: SIGINT, SIGTERM and SIGHUP are posted, so that the program ends in order; SIGTSTP gives the terminal back
-//! before the process stops, and takes it again when it goes on.
+//! Contract: SIGINT, SIGTERM and SIGHUP are posted, so that the program ends in order; SIGTSTP
+//! gives the terminal back before the process stops, and takes it again when it goes on.
 
 use crate::console::terminal;
 use crate::wake::Post;

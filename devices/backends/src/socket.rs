@@ -1,7 +1,7 @@
 //! Stream sockets by address: TCP or Unix, connecting or listening.
 //!
-//! Contract: [`Link::open`] reports what is wrong with an address at once; [`Link::next`] gives one peer after another
-//! and retries while the other side is away.
+//! Contract: [`Link::open`] reports what is wrong with an address at once; [`Link::next`] gives one
+//! peer after another and retries while the other side is away.
 
 use std::fmt;
 use std::io::{self, Read, Write};

@@ -1,6 +1,7 @@
 //! Mailboxes that wake the machine's thread: how host threads hand over what happened.
 //!
-//! Contract: a message posted before [`Bell::wait`] makes it return at once; none is lost between polling and waiting.
+//! Contract: a message posted before [`Bell::wait`] makes it return at once; none is lost between
+//! polling and waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +63,8 @@ impl Bell {
         self.waker.rung.swap(false, Ordering::Acquire)
     }
 
-    /// Waits until the bell rings or `timeout` (`None`: for ever) has passed. Does not stop the ringing.
+    /// Waits until the bell rings or `timeout` (`None`: for ever) has passed. Does not stop the
+    /// ringing.
     pub fn wait(&self, timeout: Option<Duration>) {
         let deadline = timeout.map(|t| std::time::Instant::now() + t);
         while !self.is_rung() {

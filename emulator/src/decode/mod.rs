@@ -80,7 +80,8 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
     Some(out)
 }
 
-/// Decodes the one instruction of `bytes` (at most 15, perhaps from two pages). `None` if it needs more bytes.
+/// Decodes the one instruction of `bytes` (at most 15, perhaps from two pages). `None` if it needs
+/// more bytes.
 pub fn decode_single(bytes: &[u8], mode: Mode) -> Option<Decoded> {
     let (i, error) = one(bytes, 0, mode)?;
     if error == DecoderError::NoMoreBytes {

@@ -1,5 +1,6 @@
-//! A guest of many faulting sequences prints what the SDM says, and Bochs prints: `tests/guests/system.S`,
-//! `tests/oracle/system.txt` (see `tests/oracle/system.sh` for how that was made).
+//! A guest of many faulting sequences prints what the SDM says, and Bochs prints:
+//! `tests/guests/system.S`, `tests/oracle/system.txt` (see `tests/oracle/system.sh` for how that
+//! was made).
 
 use crate::lab::*;
 use devices::io::Output;

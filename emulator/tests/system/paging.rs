@@ -552,7 +552,8 @@ fn a20_gate() {
     let mut lab = Lab::new(Protected, 0);
     lab.write(0x30_0000, &[0x33]);
     lab.write(0x20_0000, &[0x22]);
-    // mov bl,[300000]; in al,92; and al,~2; out 92,al; mov bh,[300000]; or al,2; out 92,al; mov cl,[300000]
+    // mov bl,[300000]; in al,92; and al,~2; out 92,al; mov bh,[300000]; or al,2; out 92,al; mov
+    // cl,[300000]
     lab.code("8A 1F E4 92 24 FD E6 92 8A 3F 0C 02 E6 92 8A 0F F4").cpu().regs[7] = 0x30_0000;
     lab.done();
     let a20 = lab.machine.core().board.a20();

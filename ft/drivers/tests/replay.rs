@@ -1,4 +1,5 @@
-//! Recorded runs replay to the same states: however they are sliced, however the log was cut, with the disk gone.
+//! Recorded runs replay to the same states: however they are sliced, however the log was cut, with
+//! the disk gone.
 
 mod toy;
 
@@ -79,7 +80,8 @@ fn disk() -> Box<dyn Disk> {
     Box::new(disk)
 }
 
-/// Runs `guest`; `typist` types on its console from a thread of its own. Returns the outcome and the log.
+/// Runs `guest`; `typist` types on its console from a thread of its own. Returns the outcome and
+/// the log.
 fn record(
     guest: &mut Toy,
     config: &LiveConfig,

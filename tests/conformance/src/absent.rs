@@ -1,5 +1,5 @@
-//! Instructions that the guest's CPUID does not offer: each must raise #UD, or do nothing where its opcode is a
-//! reserved NOP.
+//! Instructions that the guest's CPUID does not offer: each must raise #UD, or do nothing where its
+//! opcode is a reserved NOP.
 
 use crate::forms;
 use crate::operands::decode;

@@ -1,7 +1,8 @@
 //! The list of instruction forms that must have cases, and the reasons why some cannot.
 //!
-//! Contract: a form is one opcode-and-operand shape (`iced_x86::Code`) in one mode. Every form that the guest's CPUID
-//! offers and ring 3 may meet is in [`all`], unless [`excluded`] names the reason.
+//! Contract: a form is one opcode-and-operand shape (`iced_x86::Code`) in one mode. Every form that
+//! the guest's CPUID offers and ring 3 may meet is in [`all`], unless [`excluded`] names the
+//! reason.
 
 use crate::state::Mode;
 use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeOperandKind};

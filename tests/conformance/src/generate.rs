@@ -278,7 +278,8 @@ impl Shaper<'_> {
         }
     }
 
-    /// RCX of repeated string operations and of loops, lengths of string comparisons, masks of XSAVE.
+    /// RCX of repeated string operations and of loops, lengths of string comparisons, masks of
+    /// XSAVE.
     fn implicit_registers(&mut self) {
         let i = self.instruction;
         let gpr = &mut self.case.state.gpr;
@@ -369,7 +370,8 @@ impl Shaper<'_> {
             frame.push(u64::from(operands::far_selector(self.rng)));
         }
         if code == Iretq || code == Iretd || code == Iretw {
-            // With AC, an unaligned frame makes some hypervisors retry IRET for ever; NT is cleared by their kernels.
+            // With AC, an unaligned frame makes some hypervisors retry IRET for ever; NT is cleared
+            // by their kernels.
             frame.push(self.flags_image() & !(1 << 14 | 1 << 18));
             if self.case.mode == Mode::Long64 {
                 frame.push(operands::data_address(self.rng, 8));
@@ -549,7 +551,8 @@ impl Shaper<'_> {
         }
     }
 
-    /// An image for the instructions that load x87 and SSE state, or what XSAVE finds in its header.
+    /// An image for the instructions that load x87 and SSE state, or what XSAVE finds in its
+    /// header.
     fn saved_state(&mut self) {
         let Some(target) = self.target else { return };
         let mut other = random_state(self.case.mode, self.rng);
@@ -588,7 +591,8 @@ impl Shaper<'_> {
         }
     }
 
-    /// Moves the memory operand down to a multiple of `alignment`, and into the window with room behind it.
+    /// Moves the memory operand down to a multiple of `alignment`, and into the window with room
+    /// behind it.
     fn align(&mut self, alignment: u64) {
         let i = self.instruction;
         let Some(target) = self.target else { return };

@@ -1,7 +1,8 @@
-//! Runs cases in the emulator: a bare 64-bit machine with the same address space, whose kernel halts at any exception.
+//! Runs cases in the emulator: a bare 64-bit machine with the same address space, whose kernel
+//! halts at any exception.
 //!
-//! Contract: the guest's descriptor tables and pages are those of the host as far as ring 3 can tell; the kernel lies in
-//! the upper half of the address space.
+//! Contract: the guest's descriptor tables and pages are those of the host as far as ring 3 can
+//! tell; the kernel lies in the upper half of the address space.
 
 use crate::layout::{self, CODE, CODE_SIZE, DATA_SIZE, LDT, PAGE, READ_ONLY};
 use crate::run::Executor;

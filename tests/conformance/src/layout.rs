@@ -1,6 +1,7 @@
 //! The address space in which every case runs, the same on the host and in the guest.
 //!
-//! Contract: all addresses lie below 2 GiB, so that 32-bit code reaches them; what is not listed here is not mapped.
+//! Contract: all addresses lie below 2 GiB, so that 32-bit code reaches them; what is not listed
+//! here is not mapped.
 
 use crate::values::Rng;
 use std::sync::OnceLock;
@@ -39,7 +40,8 @@ const LDT_CODE16: u16 = 4;
 pub struct LdtSegment {
     /// Linear address of offset 0.
     pub base: u32,
-    /// Highest valid offset in bytes (or pages, if `pages`), lowest invalid one for expand-down segments.
+    /// Highest valid offset in bytes (or pages, if `pages`), lowest invalid one for expand-down
+    /// segments.
     pub limit: u32,
     /// D/B.
     pub big: bool,

@@ -1,8 +1,10 @@
-//! Conformance: every ring-3 instruction form of the guest CPU, run on the host's CPU and in the emulator.
+//! Conformance: every ring-3 instruction form of the guest CPU, run on the host's CPU and in the
+//! emulator.
 //!
-//! A form is an opcode with its operand kinds in a mode ([`forms`]). For each form, cases are generated from a seed
-//! ([`generate`], [`operands`], [`values`]), run on the host ([`native`]) and in the guest ([`guest`]), and compared
-//! ([`compare`]) but for what the manuals leave undefined ([`undefined`]).
+//! A form is an opcode with its operand kinds in a mode ([`forms`]). For each form, cases are
+//! generated from a seed ([`generate`], [`operands`], [`values`]), run on the host ([`native`]) and
+//! in the guest ([`guest`]), and compared ([`compare`]) but for what the manuals leave undefined
+//! ([`undefined`]).
 #![deny(unsafe_code)]
 
 pub mod absent;

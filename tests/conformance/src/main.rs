@@ -1,7 +1,7 @@
 //! Long conformance runs: `conformance [--seed N] [--cases M] [--form NAME] [--show K]`.
 //!
-//! Compares M cases of each form whose name contains NAME, prints the first K failures of each, and exits with 1 if
-//! there was one.
+//! Compares M cases of each form whose name contains NAME, prints the first K failures of each, and
+//! exits with 1 if there was one.
 use std::process::ExitCode;
 
 struct Options {

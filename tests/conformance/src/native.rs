@@ -1,8 +1,9 @@
 //! Runs cases on the host's CPU, in this process.
 //!
-//! Contract: a case runs in user mode with exactly the registers and the memory that it names, and whatever it does
-//! ends in an exception, since breakpoints surround its code. The signal handler takes the state from the signal frame
-//! and puts the next case's state there, so that a case costs one signal. This is the one module with unsafe code.
+//! Contract: a case runs in user mode with exactly the registers and the memory that it names, and
+//! whatever it does ends in an exception, since breakpoints surround its code. The signal handler
+//! takes the state from the signal frame and puts the next case's state there, so that a case costs
+//! one signal. This is the one module with unsafe code.
 #![allow(unsafe_code)]
 
 use crate::layout::{self, CODE, CODE_SIZE, DATA, DATA_SIZE, LDT, PAGE, READ_ONLY};
@@ -186,7 +187,8 @@ impl Executor for Host {
         let restore = Handlers::install(&mut self.stack);
         RUN.store(ptr::from_mut(&mut run).cast(), Ordering::SeqCst);
         // SAFETY: the handler finds `run` through RUN, runs all cases, and comes back here with the registers of
-        // this instruction; what the compiler may hold elsewhere (memory) is declared as clobbered by default.
+        // this instruction; what the compiler may hold elsewhere (memory) is declared as clobbered
+        // by default.
         unsafe { asm!("int3") };
         RUN.store(ptr::null_mut(), Ordering::SeqCst);
         drop(restore);
@@ -375,7 +377,8 @@ impl Segments {
 
     /// Loads the registers; a null FS or GS takes the base that is given.
     ///
-    /// With another FS base than the host's no thread-local variable may be touched: the caller returns at once.
+    /// With another FS base than the host's no thread-local variable may be touched: the caller
+    /// returns at once.
     fn load(&self) {
         let [ds, es, fs, gs] = self.selectors;
         // SAFETY: the selectors name the descriptors that the cases' layout describes, or are null; 64-bit code

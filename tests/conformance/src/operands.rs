@@ -1,7 +1,8 @@
-//! Builds an instruction of a form: registers, memory operands of all addressing kinds, immediates, prefixes.
+//! Builds an instruction of a form: registers, memory operands of all addressing kinds, immediates,
+//! prefixes.
 //!
-//! Contract: what is built decodes to the form again, and the registers that its address depends on are set so that it
-//! reaches the chosen target.
+//! Contract: what is built decodes to the form again, and the registers that its address depends on
+//! are set so that it reaches the chosen target.
 
 use crate::forms::Form;
 use crate::layout::{self, CODE, CODE_SIZE, DATA, DATA_END, DATA_SIZE, PAGE, READ_ONLY};
@@ -25,8 +26,8 @@ pub struct Built {
     pub target: Option<u64>,
 }
 
-/// Builds an instruction of `form` and sets in `state` the registers that its memory operand uses. `None` if this
-/// combination of operands has no encoding.
+/// Builds an instruction of `form` and sets in `state` the registers that its memory operand uses.
+/// `None` if this combination of operands has no encoding.
 pub fn build(form: Form, rng: &mut Rng, state: &mut State) -> Option<Built> {
     let op_code = form.code.op_code();
     let address = place(rng);
@@ -84,7 +85,8 @@ fn place(rng: &mut Rng) -> u64 {
     }
 }
 
-/// Adds a prefix that means nothing here, makes the encoding invalid, or makes it too long, now and then.
+/// Adds a prefix that means nothing here, makes the encoding invalid, or makes it too long, now and
+/// then.
 fn add_prefix(form: Form, rng: &mut Rng, code: &mut Vec<u8>, ip: u64) {
     let choice = rng.below(48);
     let mut longer = code.clone();
@@ -293,7 +295,8 @@ impl Builder<'_> {
         }
     }
 
-    /// A branch target: in the code pages, in the unmapped page behind them, or in data; never the branch itself.
+    /// A branch target: in the code pages, in the unmapped page behind them, or in data; never the
+    /// branch itself.
     fn branch(&mut self, number: u32, kind: Kind) -> Option<()> {
         let near = |rng: &mut Rng, reach: u64| {
             let distance = 1 + rng.below(reach);
@@ -498,7 +501,8 @@ impl Builder<'_> {
         base
     }
 
-    /// 32- and 64-bit addressing: \[base + index * scale + displacement\] with registers from `first`.
+    /// 32- and 64-bit addressing: \[base + index * scale + displacement\] with registers from
+    /// `first`.
     fn address_wide(&mut self, offset: u64, first: Register, registers: u64, mask: u64) {
         let low = offset & mask;
         let reachable = low < 1 << 31;
@@ -629,8 +633,8 @@ pub fn segment_base(selector: u16) -> Option<u64> {
     }
 }
 
-/// An address for `size` bytes of data: mostly in the window, aligned or not, at times across its edges, in the
-/// read-only page, in the code, unmapped, or not canonical.
+/// An address for `size` bytes of data: mostly in the window, aligned or not, at times across its
+/// edges, in the read-only page, in the code, unmapped, or not canonical.
 pub fn data_address(rng: &mut Rng, size: u64) -> u64 {
     let inside = DATA + rng.below(DATA_SIZE - size.min(DATA_SIZE - 1));
     match rng.below(40) {

@@ -1,6 +1,7 @@
 //! Short programs of integer instructions: what one leaves in the flags, the next one uses.
 //!
-//! Contract: no instruction in a program leaves a flag undefined that a later one reads. AF is left open at the end.
+//! Contract: no instruction in a program leaves a flag undefined that a later one reads. AF is left
+//! open at the end.
 
 use crate::generate::random_state;
 use crate::layout::{self, CODE, DATA};
@@ -174,7 +175,8 @@ pub fn generate(seed: u64, number: u64) -> (Case, Vec<Instruction>) {
     (Case { mode: Mode::Long64, code, address, state, pool_offset, patches: Vec::new() }, program)
 }
 
-/// An instruction with operands that fit it; all of these combinations have encodings but those of AH with REX.
+/// An instruction with operands that fit it; all of these combinations have encodings but those of
+/// AH with REX.
 fn encode(rng: &mut Rng, codes: &[Code]) -> (Vec<u8>, Instruction) {
     loop {
         let code = rng.pick(codes);

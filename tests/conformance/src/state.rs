@@ -9,7 +9,8 @@ pub enum Mode {
     Long64,
     /// Compatibility mode, 32-bit code segment.
     Compat32,
-    /// Compatibility mode, 16-bit code segment with base [`layout::CODE`]; DS and ES begin at [`layout::READ_ONLY`].
+    /// Compatibility mode, 16-bit code segment with base [`layout::CODE`]; DS and ES begin at
+    /// [`layout::READ_ONLY`].
     Compat16,
 }
 
@@ -127,7 +128,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// Stands for a vector when the host did not get past the instruction: there is nothing to compare with.
+    /// Stands for a vector when the host did not get past the instruction: there is nothing to
+    /// compare with.
     pub const STUCK: u8 = 0xFF;
 }
 

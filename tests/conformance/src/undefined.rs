@@ -13,7 +13,8 @@ const AF: u64 = 1 << 4;
 const ZF: u64 = 1 << 6;
 const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
-/// Resume flag: whether the pushed image has it set depends on how the host's hypervisor delivers exceptions.
+/// Resume flag: whether the pushed image has it set depends on how the host's hypervisor delivers
+/// exceptions.
 const RF: u64 = 1 << 16;
 
 /// What may differ between two outcomes of a case.
@@ -33,7 +34,8 @@ pub struct Open {
     pub x87_last_place: bool,
     /// Single-precision lanes may differ by a relative error of 1.5 * 2^-12 each (SDM 2B, RCPPS).
     pub approximate: bool,
-    /// The instruction makes several accesses in no specified order: any of them may be the one that faults.
+    /// The instruction makes several accesses in no specified order: any of them may be the one
+    /// that faults.
     pub any_slot: bool,
     /// Bytes of the data window: offset and length.
     pub memory: Vec<(usize, usize)>,
@@ -104,12 +106,14 @@ fn repeated(generated: &Generated, faulted: bool, open: &mut Open) {
     if !i.is_string_instruction() || !(i.has_rep_prefix() || i.has_repne_prefix()) {
         return;
     }
-    // A fault in CMPS or SCAS restores the flags of before the first iteration (SDM 2B, REP); here each iteration is
-    // an instruction of its own, and the flags are overwritten when it is repeated.
+    // A fault in CMPS or SCAS restores the flags of before the first iteration (SDM 2B, REP); here
+    // each iteration is an instruction of its own, and the flags are overwritten when it is
+    // repeated.
     if faulted {
         open.flags |= CF | PF | AF | ZF | SF | OF;
     }
-    // Without an iteration, some CPUs clear the upper halves of registers used as 32 bits and some do not.
+    // Without an iteration, some CPUs clear the upper halves of registers used as 32 bits and some
+    // do not.
     let narrow = (0..i.op_count())
         .any(|n| matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
     if narrow {
@@ -184,7 +188,8 @@ fn mask(register: Register) -> u64 {
     }
 }
 
-/// FOP, FIP and FDP in an FXSAVE image: kept by newer CPUs only when an exception is unmasked (SDM 1 8.1.8).
+/// FOP, FIP and FDP in an FXSAVE image: kept by newer CPUs only when an exception is unmasked (SDM
+/// 1 8.1.8).
 fn image_pointers(generated: &Generated, open: &mut Open) {
     if let Some(offset) = data_offset(generated) {
         open.memory.push((offset + 6, 18));

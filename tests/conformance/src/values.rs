@@ -34,7 +34,8 @@ impl Rng {
         choices[self.below(choices.len() as u64) as usize]
     }
 
-    /// A 64-bit integer: random, small, a power of two and its neighbours, or a sign boundary of some width.
+    /// A 64-bit integer: random, small, a power of two and its neighbours, or a sign boundary of
+    /// some width.
     pub fn integer(&mut self) -> u64 {
         match self.below(10) {
             0..=3 => self.bits(),

@@ -1,4 +1,5 @@
-//! Every ring-3 instruction form, on the host and in the guest: a fixed seed, a bounded number of cases.
+//! Every ring-3 instruction form, on the host and in the guest: a fixed seed, a bounded number of
+//! cases.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use conformance::forms::{self, Form};

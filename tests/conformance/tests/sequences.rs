@@ -1,4 +1,5 @@
-//! Short programs on the host and in the guest: flags that are computed late, fused instructions, skipped ones.
+//! Short programs on the host and in the guest: flags that are computed late, fused instructions,
+//! skipped ones.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use conformance::compare::compare;

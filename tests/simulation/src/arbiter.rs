@@ -1,7 +1,7 @@
 //! The arbiter: a register that only rises.
 //!
-//! Contract: a claim of an epoch is won by the first who makes it, and by the same again; every other is lost, and so
-//! is a claim of an epoch below the latest.
+//! Contract: a claim of an epoch is won by the first who makes it, and by the same again; every
+//! other is lost, and so is a claim of an epoch below the latest.
 
 use ft::event::Verdict;
 use ft::types::{Epoch, ReplicaId};

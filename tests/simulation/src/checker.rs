@@ -173,7 +173,8 @@ impl Checker {
         self.holds(output.ns >= before, || format!("guest time goes back: {before}, {output:?}"));
     }
 
-    /// Why a replica that is not the latest must not emit: it may be late, with what the next has inherited.
+    /// Why a replica that is not the latest must not emit: it may be late, with what the next has
+    /// inherited.
     fn superseded(&self, who: &Emitter, output: &Output, made_at: u64) -> Option<String> {
         let (epoch, next) = self.live.range(who.epoch.next()..).next()?;
         let reign = format!("{who:?}, {output:?}; {:?} is live in {epoch:?}", next.replica);

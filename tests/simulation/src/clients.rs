@@ -1,6 +1,8 @@
-//! Clients: each increments the machine's counter, one request after the other, and asks again until it is answered.
+//! Clients: each increments the machine's counter, one request after the other, and asks again
+//! until it is answered.
 //!
-//! Contract: a client does not know where the machine lives; its frames reach every live replica, or are lost.
+//! Contract: a client does not know where the machine lives; its frames reach every live replica,
+//! or are lost.
 
 use crate::machine::Input;
 use crate::weather::MS;

@@ -1,7 +1,7 @@
 //! What a process does with the replica's actions: the driver of the toy machine.
 //!
-//! Contract: as the drivers of the real machine: actions in order, each complete before the next; a process can die or
-//! stand still before any of them. It decides nothing.
+//! Contract: as the drivers of the real machine: actions in order, each complete before the next; a
+//! process can die or stand still before any of them. It decides nothing.
 
 use crate::checker::Emitter;
 use crate::machine::{Block, CLIENTS, Machine};
@@ -414,8 +414,8 @@ impl World {
         }
     }
 
-    /// A piece of the state has come, or the answer to one. The next is sent when the last is answered: nobody cuts
-    /// over to a side that is not there.
+    /// A piece of the state has come, or the answer to one. The next is sent when the last is
+    /// answered: nobody cuts over to a side that is not there.
     fn install(&mut self, node: usize, bytes: &[u8]) {
         let here = &mut self.nodes[node];
         let process = here.process.as_ref().filter(|process| process.live.is_some());

@@ -1,6 +1,7 @@
 //! Faults: what strikes, and the clearing up after.
 //!
-//! Contract: a fault does only what the world outside can do to a process, a wire, a disk or the arbiter.
+//! Contract: a fault does only what the world outside can do to a process, a wire, a disk or the
+//! arbiter.
 
 use crate::node::Todo;
 use crate::weather::{Fault, MS, Weather};
@@ -125,7 +126,8 @@ impl World {
         let first = self.rng.one_in(2);
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         let timer = |todo: &Todo| matches!(todo, Todo::Tell(Event::Timer));
-        // Behind what belongs to a step that was cut short: an input is applied right after it is logged.
+        // Behind what belongs to a step that was cut short: an input is applied right after it is
+        // logged.
         if first
             && !process.agenda.iter().any(|todo| matches!(todo, Todo::Inject(_)))
             && let Some(at) = process.agenda.iter().position(timer)

@@ -1,8 +1,9 @@
-//! Whole clusters under a seed, in one thread: replicas, arbiter, network, disks and clients, through every fault.
+//! Whole clusters under a seed, in one thread: replicas, arbiter, network, disks and clients,
+//! through every fault.
 //!
-//! Contract: the same seed gives the same run. Faults strike for some seconds of simulated time; then everything
-//! works, and the machine must be live, protected and answering within a bound, unless nobody is left who may. The
-//! checkers stand outside the replicas.
+//! Contract: the same seed gives the same run. Faults strike for some seconds of simulated time;
+//! then everything works, and the machine must be live, protected and answering within a bound,
+//! unless nobody is left who may. The checkers stand outside the replicas.
 #![forbid(unsafe_code)]
 
 pub mod arbiter;

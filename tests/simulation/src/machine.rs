@@ -1,9 +1,10 @@
-//! The toy machine: deterministic, small, and sensitive to everything that replication can get wrong.
+//! The toy machine: deterministic, small, and sensitive to everything that replication can get
+//! wrong.
 //!
-//! Contract: the same state and the same inputs at the same instants give the same outputs, however the run is cut.
-//! Each output carries a hash of all inputs and outputs before it, so a lost input, a forked history or a wrong page
-//! of RAM shows in what clients see. It serves increments of one counter, which it writes to its disk before it
-//! answers.
+//! Contract: the same state and the same inputs at the same instants give the same outputs, however
+//! the run is cut. Each output carries a hash of all inputs and outputs before it, so a lost input,
+//! a forked history or a wrong page of RAM shows in what clients see. It serves increments of one
+//! counter, which it writes to its disk before it answers.
 
 use crate::rng::mix;
 use ft::log::Instant;
@@ -308,8 +309,8 @@ impl Machine {
         self.accumulator ^= word;
     }
 
-    /// Follows a log to `at`, with at most `budget` instructions. Whether it is there; an error if it is past it.
-    /// `loose`: only the count matters.
+    /// Follows a log to `at`, with at most `budget` instructions. Whether it is there; an error if
+    /// it is past it. `loose`: only the count matters.
     ///
     /// # Errors
     /// The machine cannot stand at `at` any more.

@@ -1,6 +1,7 @@
 //! Mistakes made on purpose: the proof that the checkers can see.
 //!
-//! Contract: those of the protocol are planted in `ft` (feature `planted`), those of a driver or an arbiter here.
+//! Contract: those of the protocol are planted in `ft` (feature `planted`), those of a driver or an
+//! arbiter here.
 
 use ft::replica::Planted;
 use std::fmt;
@@ -37,7 +38,8 @@ pub enum DriverMistake {
     ArbiterYesToAll,
     /// A backup forgets outputs that have not left the primary.
     ForgetsTooMuch,
-    /// A replica that starts again goes live in its recorded epoch without asking: the record is trusted.
+    /// A replica that starts again goes live in its recorded epoch without asking: the record is
+    /// trusted.
     StartsUnasked,
 }
 

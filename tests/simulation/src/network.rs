@@ -1,8 +1,9 @@
-//! The network between replicas: connections that are ordered and whole inside, and anything but reliable.
+//! The network between replicas: connections that are ordered and whole inside, and anything but
+//! reliable.
 //!
-//! Contract: what one end queues arrives at the other in order, whole, or not at all; after a loss nothing more
-//! arrives. The two ends may notice the end of a connection at different times. A blocked direction delays; it does
-//! not lose until the connection is reset.
+//! Contract: what one end queues arrives at the other in order, whole, or not at all; after a loss
+//! nothing more arrives. The two ends may notice the end of a connection at different times. A
+//! blocked direction delays; it does not lose until the connection is reset.
 
 use std::collections::VecDeque;
 
@@ -153,7 +154,8 @@ impl Network {
         self.connections[conn].open[end] = false;
     }
 
-    /// The connection is lost: to each end, `keep` items still arrive, then it notices at `at`, if at all.
+    /// The connection is lost: to each end, `keep` items still arrive, then it notices at `at`, if
+    /// at all.
     pub fn reset(&mut self, conn: usize, keep: [usize; 2], at: [Option<u64>; 2]) {
         let connection = &mut self.connections[conn];
         connection.cut = true;

@@ -1,7 +1,7 @@
 //! A computer: what survives a crash, and the process that does not.
 //!
-//! Contract: the disk and the record are durable; a process is gone with all it held. A process does one thing after
-//! the other (its agenda), so that it can be stopped between any two.
+//! Contract: the disk and the record are durable; a process is gone with all it held. A process
+//! does one thing after the other (its agenda), so that it can be stopped between any two.
 
 use crate::machine::{Block, CLIENTS, Machine, Output, WORDS};
 use ft::event::{Action, Event, Pace, Record};

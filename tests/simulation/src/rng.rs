@@ -1,6 +1,7 @@
 //! Random numbers that a seed decides.
 //!
-//! Contract: the same seed gives the same numbers on every host (SplitMix64: Steele, Lea, Flood 2014).
+//! Contract: the same seed gives the same numbers on every host (SplitMix64: Steele, Lea, Flood
+//! 2014).
 
 /// A generator.
 #[derive(Clone, Debug)]

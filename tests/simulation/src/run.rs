@@ -68,7 +68,8 @@ fn finish(world: &World) -> Result<Counts, Failure> {
     }
 }
 
-/// How many seeds, from 0, it takes until a mistake is seen, and what was seen; `None`: `most` are not enough.
+/// How many seeds, from 0, it takes until a mistake is seen, and what was seen; `None`: `most` are
+/// not enough.
 #[must_use]
 pub fn seeds_to_catch(mistake: Mistake, most: u64) -> Option<(u64, String)> {
     (0..most).find_map(|seed| match std::panic::catch_unwind(|| once(seed, Some(mistake), false)) {

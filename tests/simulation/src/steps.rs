@@ -1,7 +1,7 @@
 //! What a process does with its machine: it runs it live, or follows the log.
 //!
-//! Contract: an input is logged before it is applied, at the instant at which it is applied; outputs wait until they
-//! are released.
+//! Contract: an input is logged before it is applied, at the instant at which it is applied;
+//! outputs wait until they are released.
 
 use crate::machine::Input;
 use crate::mistake::DriverMistake;
@@ -200,7 +200,8 @@ impl World {
         self.step_soon(node, wait);
     }
 
-    /// The backup's machine is not the primary's: the replica is told, and nobody is surprised if it had to come.
+    /// The backup's machine is not the primary's: the replica is told, and nobody is surprised if
+    /// it had to come.
     fn differs(&mut self, node: usize, what: String) {
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         if !process.broken {

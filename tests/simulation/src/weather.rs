@@ -1,6 +1,7 @@
 //! How bad things are: which faults a seed brings, and how often.
 //!
-//! Contract: each fault is absent in a good part of the seeds, so that rare paths are not drowned by common ones.
+//! Contract: each fault is absent in a good part of the seeds, so that rare paths are not drowned
+//! by common ones.
 
 use crate::rng::Rng;
 use ft::types::HostNs;

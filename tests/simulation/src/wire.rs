@@ -1,6 +1,7 @@
 //! Connections as the computers see them: dialling, sending, arriving, breaking.
 //!
-//! Contract: an event of a connection is told to the process that holds the end, in order, and to nobody else.
+//! Contract: an event of a connection is told to the process that holds the end, in order, and to
+//! nobody else.
 
 use crate::network::{End, Item};
 use crate::node::Todo;

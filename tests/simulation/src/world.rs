@@ -1,7 +1,7 @@
 //! The world: time, what is due, computers, network, arbiter, clients, and the checkers that watch.
 //!
-//! Contract: one thread; the seed decides everything. [`World::run_until`] moves time; the parts of a world are in
-//! `driver` (what a process does), `wire` (connections), `faults` and `clients`.
+//! Contract: one thread; the seed decides everything. [`World::run_until`] moves time; the parts of
+//! a world are in `driver` (what a process does), `wire` (connections), `faults` and `clients`.
 
 use crate::arbiter::Arbiter;
 use crate::checker::{Checker, Counts};
@@ -276,8 +276,8 @@ impl World {
         self.after(wait, Due::Answer(node, by, epoch, number, verdict));
     }
 
-    /// An answer counts if the question is open, or one like it: the late answer to an old question may come during
-    /// a new one.
+    /// An answer counts if the question is open, or one like it: the late answer to an old question
+    /// may come during a new one.
     fn answer_arrives(
         &mut self,
         node: usize,
@@ -349,7 +349,8 @@ impl World {
         epoch.map(|epoch| Start::Solo { vm: VM, epoch })
     }
 
-    /// Whether a computer could bring the machine back: it runs one that is live or will be, or may start one.
+    /// Whether a computer could bring the machine back: it runs one that is live or will be, or may
+    /// start one.
     #[must_use]
     pub fn can_go_on(&self) -> bool {
         (0..NODES).any(|node| {

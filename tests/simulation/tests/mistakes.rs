@@ -1,11 +1,12 @@
-//! Mistakes made on purpose: each is seen within a thousand seeds, so the checkers and the faults are good for
-//! something.
+//! Mistakes made on purpose: each is seen within a thousand seeds, so the checkers and the faults
+//! are good for something.
 
 use simulation::{Mistake, seeds_to_catch};
 
 #[test]
 fn every_planted_mistake_is_caught() {
-    // What a planted mistake breaks inside the protocol may also show as a panic; its text helps nobody here.
+    // What a planted mistake breaks inside the protocol may also show as a panic; its text helps
+    // nobody here.
     std::panic::set_hook(Box::new(|_| {}));
     let all = Mistake::all();
     assert!(all.len() >= 10);

@@ -53,8 +53,9 @@ const LINKS: [[bool; 3]; 8] = [
     [false, false, false],
 ];
 
-/// What follows, in the order of [`LINKS`]. While the two see each other nobody needs the arbiter. When they do not,
-/// a side that is alone for certain goes on; one that may have a rival needs the arbiter.
+/// What follows, in the order of [`LINKS`]. While the two see each other nobody needs the arbiter.
+/// When they do not, a side that is alone for certain goes on; one that may have a rival needs the
+/// arbiter.
 const TABLE: [(Role, [Emits; 8]); 6] = [
     (Role::Solo, [Protected, Protected, Protected, Protected, A, A, A, A]),
     (Role::Joining, [Protected, Protected, Protected, Protected, A, A, A, A]),

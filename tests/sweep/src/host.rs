@@ -1,7 +1,7 @@
 //! One of the two computers: a replica, its machine and its disk, without clocks or threads.
 //!
-//! Contract: what a driver does, in the world's time. A disk's requests are carried out when the guest makes them, on
-//! each side's own copy; live, the answer comes a fixed guest time later.
+//! Contract: what a driver does, in the world's time. A disk's requests are carried out when the
+//! guest makes them, on each side's own copy; live, the answer comes a fixed guest time later.
 
 use devices::io::{DiskOperation, DiskResult, Input, Output};
 use devices::time::{Icount, VirtualNs};

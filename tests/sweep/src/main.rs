@@ -1,10 +1,11 @@
-//! The crash sweep: the real machine and the protocol in one thread, and the primary dies at every single step of a
-//! run: before and after each entry, message, acknowledgement and output.
+//! The crash sweep: the real machine and the protocol in one thread, and the primary dies at every
+//! single step of a run: before and after each entry, message, acknowledgement and output.
 //!
-//! Contract: each crash is tried in a copy of the process (`fork`) taken at that step, in which everything else goes
-//! on: the backup takes over and the client finishes its work over the same TCP connection. The client must see every
-//! number once and in order, and a machine that is given the survivor's inputs from the joining on, without any crash,
-//! must end in the same state. `sweep [--stride N] [--offset N] [--increments N]`; exit status 0: all is well.
+//! Contract: each crash is tried in a copy of the process (`fork`) taken at that step, in which
+//! everything else goes on: the backup takes over and the client finishes its work over the same
+//! TCP connection. The client must see every number once and in order, and a machine that is given
+//! the survivor's inputs from the joining on, without any crash, must end in the same state. `sweep
+//! [--stride N] [--offset N] [--increments N]`; exit status 0: all is well.
 
 mod client;
 mod fork;

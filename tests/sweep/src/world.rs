@@ -1,6 +1,8 @@
-//! Both computers, the channel between them, the client and the arbiter, in one thread and one time.
+//! Both computers, the channel between them, the client and the arbiter, in one thread and one
+//! time.
 //!
-//! Contract: nothing here is random. At every step of the primary [`World::point`] is told; there the crashes happen.
+//! Contract: nothing here is random. At every step of the primary [`World::point`] is told; there
+//! the crashes happen.
 
 use crate::client::Client;
 use crate::fork::{Side, fork, wait_for_one};
@@ -137,8 +139,8 @@ impl World {
         self.client.connect();
     }
 
-    /// Runs until the client has all its numbers, then compares the primary with a machine that nothing happened to;
-    /// waits for all copies.
+    /// Runs until the client has all its numbers, then compares the primary with a machine that
+    /// nothing happened to; waits for all copies.
     pub fn run_to_the_end(&mut self) {
         self.run_until("the client has all numbers", |world| world.client.is_done());
         self.counting = false;
@@ -438,7 +440,8 @@ impl World {
         self.compare(BACKUP);
     }
 
-    /// Gives a machine at the point of the joining all inputs of `side` since, and compares the ends.
+    /// Gives a machine at the point of the joining all inputs of `side` since, and compares the
+    /// ends.
     fn compare(&mut self, side: usize) {
         let host = self.host(side);
         let (end, digest) = (host.instant(), host.digest());

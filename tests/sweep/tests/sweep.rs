@@ -1,4 +1,5 @@
-//! A sample of the crash sweep, another one each time. The whole sweep: `cargo run --release -p sweep`.
+//! A sample of the crash sweep, another one each time. The whole sweep: `cargo run --release -p
+//! sweep`.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,6 +1,7 @@
 //! Ctrl-A escapes on a terminal, as `qemu -nographic` has them.
 //!
-//! Contract: Ctrl-A and a letter is a command; Ctrl-A Ctrl-A (or Ctrl-A A) sends one Ctrl-A; all else passes.
+//! Contract: Ctrl-A and a letter is a command; Ctrl-A Ctrl-A (or Ctrl-A A) sends one Ctrl-A; all
+//! else passes.
 
 /// What the user asks the emulator for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

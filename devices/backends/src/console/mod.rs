@@ -1,7 +1,7 @@
 //! Consoles: where the bytes of a serial port go on the host.
 //!
-//! Contract: what is read is posted as a [`ConsoleEvent`] by a thread per console; output is written by another, so a
-//! slow reader delays the machine only when 64 KiB or more wait.
+//! Contract: what is read is posted as a [`ConsoleEvent`] by a thread per console; output is
+//! written by another, so a slow reader delays the machine only when 64 KiB or more wait.
 
 pub mod escape;
 pub mod file;

@@ -1,7 +1,7 @@
 //! A serial port on a TCP or Unix socket.
 //!
-//! Contract: one peer at a time; a lost connection is made again (connect) or awaited (listen); output without a peer
-//! is dropped, as on a serial line with nothing plugged in.
+//! Contract: one peer at a time; a lost connection is made again (connect) or awaited (listen);
+//! output without a peer is dropped, as on a serial line with nothing plugged in.
 
 use super::{Console, ConsoleEvent, Writer};
 use crate::socket::{Endpoint, Link, Stream};

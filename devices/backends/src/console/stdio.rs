@@ -1,14 +1,15 @@
 //! A serial port on standard input and output.
 //!
-//! Contract: on a terminal, raw mode and Ctrl-A escapes; otherwise bytes pass as they are. The end of standard input
-//! is the end of typing, not of the machine.
+//! Contract: on a terminal, raw mode and Ctrl-A escapes; otherwise bytes pass as they are. The end
+//! of standard input is the end of typing, not of the machine.
 
 use super::escape::EscapeFilter;
 use super::{Console, ConsoleEvent, Writer, terminal};
 use crate::wake::{Closed, Post};
 use std::io::{self, Read};
 
-/// Opens the console of `port` on standard input and output. Keep the [`terminal::RawMode`] until the end.
+/// Opens the console of `port` on standard input and output. Keep the [`terminal::RawMode`] until
+/// the end.
 ///
 /// # Errors
 /// The host has no thread to spare, or the terminal refuses.

@@ -1,6 +1,7 @@
 //! The terminal's modes: raw while the guest has it, as found on every way out.
 //!
-//! Contract: [`restore`] may be called at any time, from any thread, more than once; a panic calls it first.
+//! Contract: [`restore`] may be called at any time, from any thread, more than once; a panic calls
+//! it first.
 
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
 use std::io;

@@ -1,6 +1,7 @@
 //! A thread that writes a console's output.
 //!
-//! Contract: bytes leave in order; nothing is dropped while the other end takes them; a dead end is left alone.
+//! Contract: bytes leave in order; nothing is dropped while the other end takes them; a dead end is
+//! left alone.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};

@@ -1,6 +1,7 @@
 //! A disk that fails where it is told to: middleware for tests of error paths.
 //!
-//! Contract: requests that touch a bad sector fail and change nothing; all others reach the disk below.
+//! Contract: requests that touch a bad sector fail and change nothing; all others reach the disk
+//! below.
 
 use super::{Disk, SECTOR};
 use std::io;

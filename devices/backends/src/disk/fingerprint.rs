@@ -1,6 +1,7 @@
 //! A fast hash of an image's content, by which a log names the image that it needs.
 //!
-//! Contract: depends on length and content only, not on how the host stores holes. Not a defence against forgery.
+//! Contract: depends on length and content only, not on how the host stores holes. Not a defence
+//! against forgery.
 
 use super::{Disk, SECTOR};
 use rustix::fs::SeekFrom;
@@ -11,7 +12,8 @@ use xxhash_rust::xxh3::Xxh3;
 /// Bytes hashed at a time; chunks of zeros count as absent.
 const CHUNK: usize = 64 * 1024;
 
-/// The hash of `disk`; `file` is where its bytes are stored, if in a file, so that holes are skipped unread.
+/// The hash of `disk`; `file` is where its bytes are stored, if in a file, so that holes are
+/// skipped unread.
 ///
 /// # Errors
 /// The disk cannot be read.
@@ -39,7 +41,8 @@ pub fn fingerprint(disk: &mut dyn Disk, file: Option<&File>) -> io::Result<u128>
     Ok(hash.digest128())
 }
 
-/// Where the next stored byte at or after `at` is; `len` if there is none; `None` if the host cannot tell.
+/// Where the next stored byte at or after `at` is; `len` if there is none; `None` if the host
+/// cannot tell.
 fn next_data(file: &File, at: u64, len: u64) -> Option<u64> {
     match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(data) => Some(data.max(at)),

@@ -1,7 +1,7 @@
 //! Disks: storage behind one trait, and the worker thread that serves a machine's requests.
 //!
-//! Contract: sectors are 512 bytes; a read returns what the last completed write put there; after [`Disk::flush`]
-//! all completed writes survive a crash of the host where the storage can.
+//! Contract: sectors are 512 bytes; a read returns what the last completed write put there; after
+//! [`Disk::flush`] all completed writes survive a crash of the host where the storage can.
 
 pub mod blocks;
 pub mod fault;
@@ -41,8 +41,8 @@ pub trait Disk: Send {
     /// The host's failure.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// A sector at or after `lba` before which, from `lba` on, all is zero: where the host stores data next, if it can
-    /// tell; the disk's size if there is no more.
+    /// A sector at or after `lba` before which, from `lba` on, all is zero: where the host stores
+    /// data next, if it can tell; the disk's size if there is no more.
     fn next_data(&mut self, lba: u64) -> u64 {
         lba
     }

@@ -1,7 +1,8 @@
 //! Throw-away writes over a disk that stays as it is (`--snapshot`).
 //!
-//! Contract: as [`Disk`]; the disk below is only read. What is written goes to an unnamed temporary file that
-//! disappears with the process, however it ends, so the host's memory does not grow with the guest's writes.
+//! Contract: as [`Disk`]; the disk below is only read. What is written goes to an unnamed temporary
+//! file that disappears with the process, however it ends, so the host's memory does not grow with
+//! the guest's writes.
 
 use super::{Disk, SECTOR, check_range};
 use std::collections::BTreeMap;

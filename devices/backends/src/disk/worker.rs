@@ -1,7 +1,8 @@
 //! The thread that serves a disk, so that the machine never waits for the host's storage.
 //!
-//! Contract: requests are carried out and answered in the order in which they were submitted; dropping or finishing
-//! the worker carries out all of them first. What [`super::sync`] asks for comes between them.
+//! Contract: requests are carried out and answered in the order in which they were submitted;
+//! dropping or finishing the worker carries out all of them first. What [`super::sync`] asks for
+//! comes between them.
 
 use super::sync::{Sync, SyncRequest, Synced};
 use super::{Disk, SECTOR};
@@ -62,14 +63,15 @@ impl DiskWorker {
         self.send(Job::Guest(request, operation));
     }
 
-    /// Queues a request for [`super::sync`]; its answer is posted to `reply`, whose mailbox must have room for the
-    /// answers of all that is asked for and not read: the guest's requests wait otherwise.
+    /// Queues a request for [`super::sync`]; its answer is posted to `reply`, whose mailbox must
+    /// have room for the answers of all that is asked for and not read: the guest's requests wait
+    /// otherwise.
     pub fn synchronize(&self, request: SyncRequest, reply: &Post<Synced>) {
         self.send(Job::Sync(request, reply.clone()));
     }
 
-    /// Lets the disk be written from here on, if it was opened for reading: see [`Disk::make_writable`]. Where that fails,
-    /// each write after it fails as well.
+    /// Lets the disk be written from here on, if it was opened for reading: see
+    /// [`Disk::make_writable`]. Where that fails, each write after it fails as well.
     pub fn make_writable(&self) {
         self.send(Job::MakeWritable);
     }

@@ -1,7 +1,7 @@
 //! Packet capture in pcapng, which Wireshark and tcpdump read.
 //!
-//! Contract: one section, one interface per card, times in nanoseconds; each packet is written whole, so the file is
-//! readable up to the last one whatever happens.
+//! Contract: one section, one interface per card, times in nanoseconds; each packet is written
+//! whole, so the file is readable up to the last one whatever happens.
 
 use std::io::{self, Write};
 

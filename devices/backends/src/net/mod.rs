@@ -1,7 +1,8 @@
 //! Networks: where the frames of a network card go on the host.
 //!
-//! Contract: frames are whole Ethernet frames without FCS, at most [`MAX_FRAME`] bytes. What arrives is posted by a
-//! thread; when the guest does not keep up, frames wait in the host's socket and are dropped there, as on a wire.
+//! Contract: frames are whole Ethernet frames without FCS, at most [`MAX_FRAME`] bytes. What
+//! arrives is posted by a thread; when the guest does not keep up, frames wait in the host's socket
+//! and are dropped there, as on a wire.
 
 pub mod capture;
 pub mod stream;

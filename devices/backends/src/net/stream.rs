@@ -1,7 +1,7 @@
 //! Frames over a stream socket with QEMU's framing: a big-endian `u32` length, then the frame.
 //!
-//! Contract: one peer at a time; a lost connection is made again (connect) or awaited (listen); frames without a peer
-//! are dropped. A length over [`MAX_FRAME`] ends the connection.
+//! Contract: one peer at a time; a lost connection is made again (connect) or awaited (listen);
+//! frames without a peer are dropped. A length over [`MAX_FRAME`] ends the connection.
 
 use super::{MAX_FRAME, Network, Received};
 use crate::socket::{Endpoint, Link, Stream};

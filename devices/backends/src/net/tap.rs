@@ -1,7 +1,8 @@
 //! A TAP interface of Linux: the guest on the host's real network.
 //!
-//! Contract: frames carry no header (`IFF_NO_PI`); needs the right to open the interface, or one made for this user
-//! (`ip tuntap add dev IF mode tap user USER`). One of the places where the program talks to the kernel directly.
+//! Contract: frames carry no header (`IFF_NO_PI`); needs the right to open the interface, or one
+//! made for this user (`ip tuntap add dev IF mode tap user USER`). One of the places where the
+//! program talks to the kernel directly.
 
 use super::{MAX_FRAME, Network, Received};
 use crate::wake::Post;

@@ -225,9 +225,9 @@ impl E1000 {
         }
     }
 
-    /// Whether a frame that arrives at `now` finds room, or the link partner has waited long enough:
-    /// the effect of flow control, for a partner that can wait. [`E1000::receive`] takes frames at
-    /// any time.
+    /// Whether a frame that arrives at `now` finds room, or the link partner has waited long
+    /// enough: the effect of flow control, for a partner that can wait. [`E1000::receive`] takes
+    /// frames at any time.
     pub fn has_room(&self, now: VirtualNs) -> bool {
         self.receiver.full_since.is_none_or(|since| now.0.saturating_sub(since.0) >= PAUSE_NS)
     }

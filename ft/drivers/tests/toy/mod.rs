@@ -1,6 +1,8 @@
-//! A guest of a few lines that does what real ones do: computes, reads the clock, halts, talks and uses a disk.
+//! A guest of a few lines that does what real ones do: computes, reads the clock, halts, talks and
+//! uses a disk.
 //!
-//! Contract: as `Guest`; its path depends on every input, on time and on every sector that it reads.
+//! Contract: as `Guest`; its path depends on every input, on time and on every sector that it
+//! reads.
 
 use backends::disk::SECTOR;
 use devices::io::{DiskOperation, DiskResult, Input, Output};
@@ -16,7 +18,8 @@ const PERIOD: u64 = 500;
 /// Requests it has outstanding at most.
 const REQUESTS: u64 = 4;
 
-/// The guest. The byte `q` on its console makes it power off, `x` leave by isa-debug-exit, `r` reset.
+/// The guest. The byte `q` on its console makes it power off, `x` leave by isa-debug-exit, `r`
+/// reset.
 pub struct Toy {
     icount: u64,
     clock: Clock,

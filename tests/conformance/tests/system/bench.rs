@@ -1,8 +1,10 @@
-//! A bare machine in a given mode, whose handlers halt: runs a few bytes of code and tells how they ended.
+//! A bare machine in a given mode, whose handlers halt: runs a few bytes of code and tells how they
+//! ended.
 //!
-//! Memory: page tables at 0x1000, GDT at 0x8000, LDT at 0x8400, TSSs at 0x8800, IDT at 0x9000, one HLT for each vector
-//! at 0xA000 (16 bytes apart), stacks that grow down from 0xD000 (ring 0) and 0xF000 (interrupt stack), code at
-//! [`CODE`]; free memory from 0x10_0000. All of it is mapped where it lies in physical memory.
+//! Memory: page tables at 0x1000, GDT at 0x8000, LDT at 0x8400, TSSs at 0x8800, IDT at 0x9000, one
+//! HLT for each vector at 0xA000 (16 bytes apart), stacks that grow down from 0xD000 (ring 0) and
+//! 0xF000 (interrupt stack), code at [`CODE`]; free memory from 0x10_0000. All of it is mapped
+//! where it lies in physical memory.
 
 use conformance::guest::bare_board;
 use devices::time::Icount;
@@ -213,7 +215,8 @@ impl Bench {
         self.put64(GDT + u64::from(selector & !7), descriptor);
     }
 
-    /// A long-mode gate to the handler of `vector`: attributes as bits 32-47 of the gate have them, and the IST.
+    /// A long-mode gate to the handler of `vector`: attributes as bits 32-47 of the gate have them,
+    /// and the IST.
     pub fn gate64(&mut self, vector: u8, attributes: u64, ist: u64) {
         let handler = HANDLERS + 16 * u64::from(vector);
         let at = IDT + 16 * u64::from(vector);
@@ -259,7 +262,8 @@ impl Bench {
         self
     }
 
-    /// Runs `code`, at [`CODE`] in ring 0 and at [`USER_CODE`] in ring 3. Behind it stands HLT (#GP in ring 3).
+    /// Runs `code`, at [`CODE`] in ring 0 and at [`USER_CODE`] in ring 3. Behind it stands HLT (#GP
+    /// in ring 3).
     pub fn run(&mut self, code: &[u8]) -> Ended {
         let start = if self.cpu().cpl == 3 && !self.cpu().v86() { USER_CODE } else { CODE };
         self.put(start, code);
@@ -300,7 +304,8 @@ impl Bench {
         cpu.regs[cpu::RSP].wrapping_add(cpu.segs[cpu::SS].base)
     }
 
-    /// What the last exception pushed, without the error code: RIP, CS, RFLAGS, RSP, SS and what follows.
+    /// What the last exception pushed, without the error code: RIP, CS, RFLAGS, RSP, SS and what
+    /// follows.
     pub fn frame(&mut self) -> [u64; 9] {
         let word = self.word;
         let cpu = self.cpu();

@@ -1,4 +1,5 @@
-//! Control registers, MSRs, XCR0 and the privileged instructions (SDM 3A 2.5, 2B MOV CR, WRMSR, XSETBV).
+//! Control registers, MSRs, XCR0 and the privileged instructions (SDM 3A 2.5, 2B MOV CR, WRMSR,
+//! XSETBV).
 
 use crate::bench::{Bench, Ended, FREE, check, fault};
 use crate::segments::to_user;

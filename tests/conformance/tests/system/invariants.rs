@@ -1,7 +1,7 @@
 //! The machine's invariants: however it is run, its state at a given instruction is the same.
 //!
-//! The program uses interrupts, HLT, the clock, repeated strings, SSE and x87, faults, page-table changes and code that
-//! changes itself. Reference: run straight from checkpoint to checkpoint.
+//! The program uses interrupts, HLT, the clock, repeated strings, SSE and x87, faults, page-table
+//! changes and code that changes itself. Reference: run straight from checkpoint to checkpoint.
 
 use crate::bench::{Bench, CODE, IDT};
 use conformance::values::Rng;
@@ -22,7 +22,8 @@ const PROGRAM: &[u8] = &[
     0x0F, 0x32, // rdmsr
     0x80, 0xE4, 0xF7, // and ah,0xF7
     0x0F, 0x30, // wrmsr
-    // Interrupt controller: vectors from 0x20, all but IRQ 0 masked. Timer: channel 0 every 60 clocks.
+    // Interrupt controller: vectors from 0x20, all but IRQ 0 masked. Timer: channel 0 every 60
+    // clocks.
     0xB0, 0x11, // mov al,0x11
     0xE6, 0x20, // out 0x20,al
     0xB0, 0x20, // mov al,0x20
@@ -91,7 +92,8 @@ const PROGRAM: &[u8] = &[
     0xE9, 0x25, 0xFF, 0xFF, 0xFF, // jmp 25 <again>
 ];
 
-/// Handlers of the timer (0x20), #DE (which skips the DIV) and #PF (which makes the page present), and the routine.
+/// Handlers of the timer (0x20), #DE (which skips the DIV) and #PF (which makes the page present),
+/// and the routine.
 #[rustfmt::skip]
 const TIMER: &[u8] = &[
     0x50, // push rax
@@ -216,12 +218,14 @@ fn a_snapshot_is_the_whole_state() {
     }
 }
 
-/// Changes page tables and does not invalidate: what then is seen must not depend on what is cached.
+/// Changes page tables and does not invalidate: what then is seen must not depend on what is
+/// cached.
 #[test]
 fn changed_page_tables_count_at_once() {
-    // again: mov eax,[rbx]; add [rsi],eax; xor byte [rdi+1],0x10 (another frame); mov eax,[rbx]; add [rsi],eax;
-    //        and byte [rdi],0xDF (not accessed); mov eax,[rbx]; mov al,[rdi]; add [rsi+4],al; inc dword [rbx];
-    //        and byte [rdi],0xBF (not dirty); inc dword [rbx]; mov al,[rdi]; add [rsi+5],al; jmp again
+    // again: mov eax,[rbx]; add [rsi],eax; xor byte [rdi+1],0x10 (another frame); mov eax,[rbx];
+    // add [rsi],eax; and byte [rdi],0xDF (not accessed); mov eax,[rbx]; mov al,[rdi]; add
+    // [rsi+4],al; inc dword [rbx]; and byte [rdi],0xBF (not dirty); inc dword [rbx]; mov al,[rdi];
+    // add [rsi+5],al; jmp again
     let code = [
         0x8B, 0x03, 0x01, 0x06, 0x80, 0x77, 0x01, 0x10, 0x8B, 0x03, 0x01, 0x06, 0x80, 0x27, 0xDF,
         0x8B, 0x03, 0x8A, 0x07, 0x00, 0x46, 0x04, 0xFF, 0x03, 0x80, 0x27, 0xBF, 0xFF, 0x03, 0x8A,

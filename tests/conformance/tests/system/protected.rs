@@ -1,5 +1,5 @@
-//! 32-bit protected mode: limits, types, call gates, returns to outer rings, and hardware task switches
-//! (SDM 3A chapters 5 and 7).
+//! 32-bit protected mode: limits, types, call gates, returns to outer rings, and hardware task
+//! switches (SDM 3A chapters 5 and 7).
 
 use crate::bench::{
     Bench, CODE, CS32, DS0, Ended, FREE, GDT, OWN, RING0_STACK, TR, TSS, USER_CODE, USER_CS32,
@@ -261,7 +261,8 @@ fn task_gate_in_the_idt() {
     let mut b = Bench::protected();
     new_task(&mut b, OTHER_TSS, 0xA000 + 16 * 13, OWN);
     b.put64(0x9000 + 8 * 13, u64::from(OWN) << 16 | 0x8500 << 32);
-    // mov ds, [null + 0x800]: #GP(0x800) in the other task, with its error code on that task's stack
+    // mov ds, [null + 0x800]: #GP(0x800) in the other task, with its error code on that task's
+    // stack
     b.cpu().regs[cpu::RAX] = 0x800;
     assert!(matches!(b.run(&[0x8E, 0xD8]), Ended::Vector { vector: 13, error: 0x800, .. }));
     assert_eq!(b.cpu().regs[cpu::RSP], 0xC000 - 4);
