@@ -235,7 +235,8 @@ impl Pace {
             let off = ratio < 1.0 - STEEP && error > EARLY;
             let spacing = if error < URGENT { SPACING } else { SETTLING };
             let patient = error > TOLERATED && since >= PATIENCE;
-            patient || ((worse || off) && error > EARLY && since >= spacing)
+            let stuck = error > URGENT && error > 0.8 * self.error_then && since >= SPACING;
+            patient || stuck || ((worse || off) && error > EARLY && since >= spacing)
         } else {
             let spacing = if ratio < WASTEFUL { PATIENCE } else { SPACING };
             error < -TOLERATED && since >= spacing
