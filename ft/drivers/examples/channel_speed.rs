@@ -1,4 +1,5 @@
-//! Measures the logging channel between two processes on loopback: round trip and throughput.
+//! Measures the logging channel between two processes on loopback: round trip, throughput, and how
+//! soon the death of a process is seen.
 //!
 //! `cargo run -p drivers --profile fast --example channel_speed [unix]`
 
@@ -136,6 +137,9 @@ fn main() {
     for size in [1000, 64 << 10, 1 << 20] {
         throughput(&end, conn, size);
     }
-    end.channel.finish();
+    let start = Instant::now();
+    child.kill().expect("the second process runs");
+    assert!(matches!(end.next(), ChannelEvent::Down { .. }));
+    println!("death of the peer seen after {:.0} us", start.elapsed().as_secs_f64() * 1e6);
     child.wait().expect("the second process ends");
 }
