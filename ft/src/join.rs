@@ -188,7 +188,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_always_ends(rate in 1u64..1_000_000, bytes: u32, dirty in 0u64..10_000_000, hot: u32) {
+        fn it_always_ends(
+            rate in 1u64..1_000_000,
+            bytes: u32,
+            dirty in 0u64..10_000_000,
+            hot: u32,
+        ) {
             let limits = Limits::default();
             let (rounds, share, _) = simulate(limits, rate, bytes.into(), dirty, hot.into());
             prop_assert!(rounds <= limits.rounds && share >= limits.share_min);

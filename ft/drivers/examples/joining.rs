@@ -1,5 +1,5 @@
-//! Measures what replication asks of a machine: digests, dirty pages, its state as bytes, and a joining without a
-//! channel between the two sides.
+//! Measures what replication asks of a machine: digests, dirty pages, its state as bytes, and a
+//! joining without a channel between the two sides.
 //!
 //! All times are of the processor, so that a busy host does not count.
 //!
@@ -93,8 +93,8 @@ fn digests(machine: &mut Machine, plain: Duration) {
     let mean = costs.iter().sum::<Duration>() / 60;
     costs.sort();
     println!(
-        "digest after 10 M instructions: mean {mean:.1?}, median {:.1?}, worst {:.1?}, {} pages; {:.2} % of the \
-         interval's {plain:.1?}, {:.2} % of 25 ms",
+        "digest after 10 M instructions: mean {mean:.1?}, median {:.1?}, worst {:.1?}, {} pages; \
+         {:.2} % of the interval's {plain:.1?}, {:.2} % of 25 ms",
         costs[30],
         costs[59],
         dirty / 60,
@@ -155,8 +155,9 @@ fn joining(config: &Config, machine: &mut Machine) {
     let (digest_there, second) = timed(|| there.digest());
     assert_eq!(here, digest_there, "the copy is the machine");
     println!(
-        "joining: {copying:.1?} of copying in {} rounds, {} MiB of payloads; at cut-over {} kB left; pause {:.1?}: {sent:.1?} \
-         the rest, digest {digest:.1?}, load {loaded:.1?}, digest there {second:.1?}",
+        "joining: {copying:.1?} of copying in {} rounds, {} MiB of payloads; at cut-over {} kB \
+         left; pause {:.1?}: {sent:.1?} the rest, digest {digest:.1?}, \
+         load {loaded:.1?}, digest there {second:.1?}",
         left.round,
         source.progress(machine).sent >> 20,
         left.remaining >> 10,

@@ -1,5 +1,5 @@
-//! A running machine is transferred while it computes, writes memory and uses its disk: at cut-over both sides are the
-//! same, whatever the slices, and stay so.
+//! A running machine is transferred while it computes, writes memory and uses its disk: at cut-over
+//! both sides are the same, whatever the slices, and stay so.
 
 use backends::disk::blocks::{BLOCK, BLOCK_SECTORS};
 use backends::disk::memory::MemoryDisk;
@@ -29,8 +29,8 @@ const SECTORS: u64 = 64 * BLOCK_SECTORS + 24;
 ///
 /// ```text
 /// again:  inc bp; fill the page 10000h + (bp * 5 & 3Fh) * 1000h with bp; add bp to [700h]
-///         every fourth time: write 8 sectors of it at bp * 77 & 1FF8h by int 13h, read 8 others at that ^ 0AA8h to
-///         50000h, add their first word to [702h], inc [704h]
+///         every fourth time: write 8 sectors of it at bp * 77 & 1FF8h by int 13h,
+///         read 8 others at that ^ 0AA8h to 50000h, add their first word to [702h], inc [704h]
 ///         jmp again
 /// fail:   out 0F4h,77h
 /// ```

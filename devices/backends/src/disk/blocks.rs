@@ -1,7 +1,7 @@
 //! Disks as blocks of 64 KiB: sets of them, their hashes, and which of them one copy lacks.
 //!
-//! Contract: hashes depend on content only, not on how the host stores holes; a hole costs no reading. Not a defence
-//! against forgery: both copies belong to one user.
+//! Contract: hashes depend on content only, not on how the host stores holes; a hole costs no
+//! reading. Not a defence against forgery: both copies belong to one user.
 
 use super::{Disk, SECTOR};
 use std::collections::BTreeMap;
@@ -130,8 +130,8 @@ impl BlockSet {
     }
 }
 
-/// Adds to `lacking` the blocks from `first` on whose hashes differ; what only one side has counts as zeros on the
-/// other.
+/// Adds to `lacking` the blocks from `first` on whose hashes differ; what only one side has counts
+/// as zeros on the other.
 pub fn compare(first: u64, ours: &[u128], theirs: &[u128], lacking: &mut BlockSet) {
     for n in 0..ours.len().max(theirs.len()) {
         let of = |hashes: &[u128]| hashes.get(n).copied().unwrap_or(ZERO);
@@ -141,8 +141,8 @@ pub fn compare(first: u64, ours: &[u128], theirs: &[u128], lacking: &mut BlockSe
     }
 }
 
-/// Hashes up to `most` blocks from `first`, and reads no more than `reads` of them: holes are skipped. Fewer, but at
-/// least one, come back when `reads` or the disk is at its end.
+/// Hashes up to `most` blocks from `first`, and reads no more than `reads` of them: holes are
+/// skipped. Fewer, but at least one, come back when `reads` or the disk is at its end.
 ///
 /// # Errors
 /// The disk cannot be read.

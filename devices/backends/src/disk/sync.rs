@@ -1,25 +1,30 @@
-//! Bringing two own copies of a disk together: what a disk's worker does for it beside the guest's requests.
+//! Bringing two own copies of a disk together: what a disk's worker does for it beside the guest's
+//! requests.
 //!
-//! Contract: a request is carried out after the guest's requests that were submitted before it, in steps of a few
-//! blocks between which the guest's later requests are served: none of them waits for more than one step. Answers
-//! come in the order of the requests. A write of the guest marks its blocks before it begins, also if it fails.
+//! Contract: a request is carried out after the guest's requests that were submitted before it, in
+//! steps of a few blocks between which the guest's later requests are served: none of them waits
+//! for more than one step. Answers come in the order of the requests. A write of the guest marks
+//! its blocks before it begins, also if it fails.
 //!
 //! # Which blocks have to be sent
 //!
-//! The live side takes the dirty map (and thereby clears it), then hashes its disk block by block while the guest
-//! writes on. The other side, whose disk nobody else touches, sends the hashes of its blocks. A block is right if the
-//! hashes are equal and the guest did not write it since the map was taken, so what has to be sent is the blocks that
-//! differ, then again and again those in the map, and at the instant of cut-over, with the guest standing still and its
-//! outstanding writes carried out or handed over as outstanding, those that are left.
+//! The live side takes the dirty map (and thereby clears it), then hashes its disk block by block
+//! while the guest writes on. The other side, whose disk nobody else touches, sends the hashes of
+//! its blocks. A block is right if the hashes are equal and the guest did not write it since the
+//! map was taken, so what has to be sent is the blocks that differ, then again and again those in
+//! the map, and at the instant of cut-over, with the guest standing still and its outstanding
+//! writes carried out or handed over as outstanding, those that are left.
 //!
-//! The map does not save the hashes when a copy returns after a failure. The live side knows which blocks it wrote
-//! since the other was lost, but not what the other wrote that it never acknowledged: a backup that executed past the
-//! last acknowledgement it got out, or a primary that was cut off, wrote blocks of a history that never was, and a
-//! crash of its host may have lost older writes that it had not flushed. Only that side's disk can tell, and it
-//! tells by its hashes, which cost it one sequential reading of the data in use and sixteen bytes a block on the wire.
-//! A log of possibly unflushed blocks beside the image would narrow the reading to these, if it were itself flushed
-//! before each write that enters a new block: a flush on the path of the guest's writes in all of normal operation, to
-//! save seconds after a failure. So hashes are always exchanged, and the map is for what is written meanwhile.
+//! The map does not save the hashes when a copy returns after a failure. The live side knows which
+//! blocks it wrote since the other was lost, but not what the other wrote that it never
+//! acknowledged: a backup that executed past the last acknowledgement it got out, or a primary that
+//! was cut off, wrote blocks of a history that never was, and a crash of its host may have lost
+//! older writes that it had not flushed. Only that side's disk can tell, and it tells by its
+//! hashes, which cost it one sequential reading of the data in use and sixteen bytes a block on the
+//! wire. A log of possibly unflushed blocks beside the image would narrow the reading to these, if
+//! it were itself flushed before each write that enters a new block: a flush on the path of the
+//! guest's writes in all of normal operation, to save seconds after a failure. So hashes are always
+//! exchanged, and the map is for what is written meanwhile.
 
 use super::blocks::{self, BlockSet};
 use super::{Disk, check_range};
@@ -56,8 +61,8 @@ pub enum SyncRequest {
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyncAnswer {
-    /// To [`SyncRequest::Hash`]: some more of the hashes. The last answer reaches the end of what was asked for, or of
-    /// the disk.
+    /// To [`SyncRequest::Hash`]: some more of the hashes. The last answer reaches the end of what
+    /// was asked for, or of the disk.
     Hashes {
         /// Block of the first one.
         first: u64,

@@ -1,7 +1,7 @@
 //! One disk of the source: what the other copy lacks, and its way there.
 //!
-//! Contract: see [`backends::disk::sync`] for what has to be sent and why. A range of hashes is asked of both sides at
-//! a time, and compared when both are here; a few blocks are read at a time.
+//! Contract: see [`backends::disk::sync`] for what has to be sent and why. A range of hashes is
+//! asked of both sides at a time, and compared when both are here; a few blocks are read at a time.
 
 use super::payload::{self, HASHES, Header};
 use super::{DiskSize, TransferError};
@@ -112,8 +112,8 @@ impl DiskSource {
             && self.requests.is_empty()
     }
 
-    /// Asks for the map of what the guest has written; also if one is on its way, which may be older than the last
-    /// write.
+    /// Asks for the map of what the guest has written; also if one is on its way, which may be
+    /// older than the last write.
     pub fn take_dirty(&mut self) {
         self.taking += 1;
         self.requests.push_back(SyncRequest::TakeDirty);

@@ -1,9 +1,10 @@
 //! A running machine on its way to a new backup: what goes into the opaque pieces of a joining.
 //!
-//! Contract: sans-IO. [`source::Source`] stands beside the live machine and makes payloads for [`sink::Sink`] on the
-//! other side, which makes a few for the source; the driver carries payloads in order, and the requests of both to the
-//! workers of the disks. Every payload is at most [`MAX`] bytes. What the other side sends gives a typed error at
-//! worst, and no more memory than the machine and a window of payloads.
+//! Contract: sans-IO. [`source::Source`] stands beside the live machine and makes payloads for
+//! [`sink::Sink`] on the other side, which makes a few for the source; the driver carries payloads
+//! in order, and the requests of both to the workers of the disks. Every payload is at most [`MAX`]
+//! bytes. What the other side sends gives a typed error at worst, and no more memory than the
+//! machine and a window of payloads.
 
 pub mod disks;
 pub mod payload;

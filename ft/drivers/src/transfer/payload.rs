@@ -1,7 +1,7 @@
 //! The pieces of a transfer as bytes.
 //!
-//! Contract: a header (postcard), then data as it is. Ordinals follow the order of [`Header`]'s variants and are never
-//! reused. Lengths are checked before anything is unpacked.
+//! Contract: a header (postcard), then data as it is. Ordinals follow the order of [`Header`]'s
+//! variants and are never reused. Lengths are checked before anything is unpacked.
 
 use super::{MAX, TransferError};
 use backends::disk::blocks::BLOCK;
@@ -55,7 +55,8 @@ pub enum Header {
         /// How often a hash comes, and the hash.
         runs: Vec<(u32, u128)>,
     },
-    /// The machine's state but for RAM, then what the driver wants the other one to know. Data: a part of these.
+    /// The machine's state but for RAM, then what the driver wants the other one to know. Data: a
+    /// part of these.
     State {
         /// Bytes of the machine's state.
         machine: u32,

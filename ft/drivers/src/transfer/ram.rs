@@ -1,7 +1,7 @@
 //! Reading the memory of a machine that runs on, in slices of bounded time.
 //!
-//! Contract: every page is sent at least once, and again if it was written after it was read. A slice looks at a few
-//! thousand pages at most, and compresses half a MiB at most.
+//! Contract: every page is sent at least once, and again if it was written after it was read. A
+//! slice looks at a few thousand pages at most, and compresses half a MiB at most.
 
 use super::payload::{self, Header, PAGE, PAGES, Run};
 use emulator::machine::Machine;

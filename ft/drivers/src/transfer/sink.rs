@@ -1,11 +1,12 @@
 //! The side of the new backup.
 //!
-//! Contract: the driver gives [`Sink::install`] every payload in order, carries [`Sink::disk_request`]s to the workers
-//! and their answers back, and sends what [`Sink::poll`] gives. When [`Sink::is_complete`], [`Sink::finish`] makes the
-//! machine. Nothing else may use the disks meanwhile. Hostile payloads give errors; what waits for a disk is bounded.
+//! Contract: the driver gives [`Sink::install`] every payload in order, carries
+//! [`Sink::disk_request`]s to the workers and their answers back, and sends what [`Sink::poll`]
+//! gives. When [`Sink::is_complete`], [`Sink::finish`] makes the machine. Nothing else may use the
+//! disks meanwhile. Hostile payloads give errors; what waits for a disk is bounded.
 //!
-//! The flush that follows the last block is not waited for: it would be part of the pause. Until it is done, a loss of
-//! power on both sides leaves the guest's last writes on the other copy only.
+//! The flush that follows the last block is not waited for: it would be part of the pause. Until it
+//! is done, a loss of power on both sides leaves the guest's last writes on the other copy only.
 
 use super::payload::{self, Header, PAGE, PAGES, STATE};
 use super::{DiskSize, TransferError};

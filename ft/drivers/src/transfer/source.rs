@@ -1,13 +1,14 @@
 //! The side of the running machine.
 //!
-//! Contract: between slices of execution the driver calls [`Source::poll`] and sends what it gives, carries
-//! [`Source::disk_request`]s to the workers and their answers back, gives [`Source::install`] what the sink sends, and asks
-//! [`Source::decide`] how to go on. At [`Decision::CutOver`] it stops the guest, calls [`Source::cut_over`], and goes on
-//! with the same calls until [`Source::is_complete`]; then the machine's digest belongs to what the sink has. A window
-//! bounds what is on its way.
+//! Contract: between slices of execution the driver calls [`Source::poll`] and sends what it gives,
+//! carries [`Source::disk_request`]s to the workers and their answers back, gives
+//! [`Source::install`] what the sink sends, and asks [`Source::decide`] how to go on. At
+//! [`Decision::CutOver`] it stops the guest, calls [`Source::cut_over`], and goes on with the same
+//! calls until [`Source::is_complete`]; then the machine's digest belongs to what the sink has. A
+//! window bounds what is on its way.
 //!
-//! The guest's disk requests that are outstanding at that instant are the driver's: they are part of the `extra` bytes,
-//! and the new backup's driver issues them again.
+//! The guest's disk requests that are outstanding at that instant are the driver's: they are part
+//! of the `extra` bytes, and the new backup's driver issues them again.
 
 use super::disks::DiskSource;
 use super::payload::{self, Header, PAGE, STATE};
@@ -84,7 +85,8 @@ impl Source {
         }
     }
 
-    /// The next payload, at a cost of a few milliseconds at most; `None`: nothing to send at the moment.
+    /// The next payload, at a cost of a few milliseconds at most; `None`: nothing to send at the
+    /// moment.
     pub fn poll(&mut self, machine: &mut Machine) -> Option<Vec<u8>> {
         if self.flying_bytes >= WINDOW {
             self.full_since.get_or_insert_with(Instant::now);
@@ -225,7 +227,8 @@ impl Source {
         read.saturating_mul(sent) / read.saturating_add(sent).max(1)
     }
 
-    /// The guest stands from here on: what is left goes out, then its state and `extra`, which is the driver's.
+    /// The guest stands from here on: what is left goes out, then its state and `extra`, which is
+    /// the driver's.
     pub fn cut_over(&mut self, machine: &mut Machine, extra: Vec<u8>) {
         assert!(matches!(self.phase, Phase::Copying), "once");
         self.next_round(machine);
