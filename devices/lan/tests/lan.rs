@@ -165,6 +165,15 @@ fn a_refusal_is_a_reset() {
 }
 
 #[test]
+fn no_cable_leads_through_the_lan_itself() {
+    let lan = Running::start(&[], |_| ());
+    let port = lan.name.rsplit(':').next().expect("a port").parse().expect("a number");
+    let mut guest = Guest::fixed(&lan.name, MAC, ADDRESS);
+    let handle = guest.connect((GATEWAY, port), 5000);
+    guest.run(|guest| (guest.tcp(handle).state() == tcp::State::Closed).then_some(()));
+}
+
+#[test]
 fn without_host_services_the_gateway_refuses() {
     let lan = Running::start(&[], |config| config.host_services = false);
     let server = TcpListener::bind("127.0.0.1:0").expect("a free port");

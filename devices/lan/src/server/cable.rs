@@ -46,6 +46,14 @@ impl Socket {
         }
     }
 
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Self::Unix(..) => None,
+        }
+    }
+
     /// For the event loop.
     pub fn source(&mut self) -> &mut dyn Source {
         match self {

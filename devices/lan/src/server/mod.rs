@@ -84,6 +84,8 @@ struct Net<'a> {
     now: Duration,
     registry: &'a Registry,
     gateway: Ipv4Addr,
+    /// The port where guests plug in, which is no service for guests: no cable leads through itself.
+    own_port: Option<u16>,
     config: &'a Config,
     switch: &'a Switch,
     cables: &'a BTreeMap<PortId, Cable>,
@@ -92,7 +94,8 @@ struct Net<'a> {
 impl Net<'_> {
     /// Where a guest's connection to `there` goes on the host.
     fn destination(&self, there: SocketAddrV4) -> Option<SocketAddr> {
-        self.datagrams_to(there, None).map(|(host, _)| host)
+        let own = *there.ip() == self.gateway && self.own_port == Some(there.port());
+        self.datagrams_to(there, None).map(|(host, _)| host).filter(|_| !own)
     }
 
     /// Where a guest's datagrams to `there` go, and whether that is a name server; `refused` is
@@ -150,6 +153,7 @@ pub struct Lan {
     pings: echo::Pings,
     capture: Option<Capture<BufWriter<File>>>,
     name: String,
+    own_port: Option<u16>,
     forwards: Vec<Forwarded>,
     swept: Duration,
 }
@@ -199,6 +203,7 @@ impl Lan {
         let mut switch = Switch::default();
         switch.add_port(GATEWAY);
         Ok(Self {
+            own_port: socket.port(),
             gateway: Gateway::new(&config),
             config,
             poll,
@@ -357,6 +362,7 @@ impl Lan {
             now,
             registry: self.poll.registry(),
             gateway: self.gateway.ip(),
+            own_port: self.own_port,
             config: &self.config,
             switch: &self.switch,
             cables: &self.cables,
@@ -426,6 +432,7 @@ impl Lan {
             now,
             registry: self.poll.registry(),
             gateway: self.gateway.ip(),
+            own_port: self.own_port,
             config: &self.config,
             switch: &self.switch,
             cables: &self.cables,

@@ -16,8 +16,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-/// Flows at the same time.
-pub const FLOWS_MAX: usize = 512;
+/// Flows at the same time: with everything else, fewer descriptors than the usual limit of 1,024.
+pub const FLOWS_MAX: usize = 256;
 /// How long a flow lasts without a datagram (RFC 4787 4.3).
 const IDLE: Duration = Duration::from_secs(120);
 /// How long a name server may take.
