@@ -1,7 +1,7 @@
 //! The machine's end of the control socket.
 //!
-//! Contract: every connection has a small thread; at most [`CONNECTIONS_MAX`] at a time, and one
-//! that says nothing for [`IDLE`] is closed. A line that is too long ends its connection; a line
+//! Contract: every connection has a small thread; at most `CONNECTIONS_MAX` at a time, and one
+//! that says nothing for `IDLE` is closed. A line that is too long ends its connection; a line
 //! that makes no sense is answered by an error. The driver answers each [`ControlRequest`] once,
 //! when it comes to it; dropping it is an answer too.
 

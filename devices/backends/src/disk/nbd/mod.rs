@@ -8,7 +8,7 @@
 //! A server that is started again may have lost what it had in its cache. So writes that were not
 //! yet flushed are kept, and sent again on each new connection before anything else: a flush that
 //! succeeds speaks for all writes before it, on whatever connection they were made. When they take
-//! more than [`KEPT_BYTES`], the disk flushes by itself.
+//! more than 32 MiB, the disk flushes by itself.
 
 mod address;
 mod protocol;
