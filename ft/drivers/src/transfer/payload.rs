@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn data_comes_back() {
-        for data in [vec![], vec![7; 5000], (0..5000u32).map(|n| (n * n >> 3) as u8).collect()] {
+        for data in [vec![], vec![7; 5000], (0..5000u32).map(|n| ((n * n) >> 3) as u8).collect()] {
             let (bytes, packed) = pack(&data);
             assert_eq!(unpack(&bytes, packed, data.len()), Ok(data.clone()));
             assert!(unpack(&bytes, packed, data.len() + 1).is_err());
