@@ -2,9 +2,9 @@
 """What protection costs: FT / non-FT of ftemu itself, measured side by side.
 
   tests/failover/cost.py target/release/ftemu                      everything, medians of 5
-  tests/failover/cost.py target/release/ftemu cpu receive --rounds 3 --scale 0.2
+  tests/failover/cost.py target/release/ftemu --guest linux cpu receive --rounds 3 --scale 0.2
 
-Two copies of debian.img run all the time, each in network namespaces of its own: one alone (`ftemu
+Two guests (debian.img, or a small Linux without compiler and redis) run all the time, each in network namespaces of its own: one alone (`ftemu
 boot`), one as a pair (primary and backup). Work is given to them in turn, so that what else the
 computer does hurts both alike; a ratio is the median of (time alone / time as a pair) of the
 rounds. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
@@ -26,6 +26,7 @@ import time
 import echo
 import hosts
 from clients import Redis
+from guests import MEASURED
 from run import Context, keep, place_to_work
 from sides import Failure
 from workloads import WORKLOADS
@@ -68,8 +69,8 @@ class Sampler:
 class Served:
     """The child's end: one world, and what is done in it on request."""
 
-    def __init__(self, context, kind, scale):
-        self.kind, self.world = kind, TapWorld(context, "debian")
+    def __init__(self, context, kind, guest, scale):
+        self.kind, self.world = kind, TapWorld(context, guest)
         self.pair = self.world.pair
         begin = time.monotonic()
         if kind == "pair":
@@ -78,8 +79,9 @@ class Served:
             self.pair.alone()
         self.world.reachable()
         self.took = time.monotonic() - begin
-        guest, place = self.world.guest, self.world.place
-        self.works = {name: make(guest, place, scale) for name, make in WORKLOADS.items()}
+        if guest == "linux":
+            self.world.guest.prepare(self.world)
+        self.works = {name: make(self.world, scale) for name, make in WORKLOADS.items()}
         self.ready = set()
 
     def do(self, name):
@@ -120,10 +122,17 @@ class Served:
 
     def latency(self):
         """Pings and redis PINGs, and the round trip between the two hosts."""
+        pings = echo.round_trips(hosts.GUEST, 500, 0.005)
+        asks = self.asks() if self.world.guest.name == "debian" else pings
+        with self.pair.hosts[0].inside():
+            channel = echo.round_trips(self.pair.hosts[1].address, 200, 0.005)
+        return {"ping": _p(pings), "redis": _p(asks), "channel": _p(channel)}
+
+    def asks(self):
+        """Round trips of redis PINGs."""
         if "redis" not in self.ready:
             self.ready.add("redis")
             self.works["redis"].prepare()
-        pings = echo.round_trips(hosts.GUEST, 500, 0.005)
         client = Redis(self.world.place(6379))
         client.open()
         asks = []
@@ -133,9 +142,7 @@ class Served:
             asks.append(time.monotonic() - begin)
             time.sleep(0.003)
         client.close()
-        with self.pair.hosts[0].inside():
-            channel = echo.round_trips(self.pair.hosts[1].address, 200, 0.005)
-        return {"ping": _p(pings), "redis": _p(asks), "channel": _p(channel)}
+        return asks
 
     def join(self):
         """The backup is killed under load, and a new one joins."""
@@ -180,7 +187,8 @@ def serve(given):
     served = None
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     try:
-        served = Served(Context(given.ftemu, given.work), given.serve, given.scale)
+        context = Context(given.ftemu, given.work)
+        served = Served(context, given.serve, given.guest, given.scale)
         print(json.dumps({"ready_s": served.took}), file=answers)
         for line in sys.stdin:
             print(json.dumps(served.do(line.strip())), file=answers)
@@ -198,6 +206,7 @@ class Serving:
     def __init__(self, given, kind, work):
         self.kind = kind
         scale = ["--scale", str(given.scale), "--work", os.path.join(work, kind)]
+        scale += ["--guest", given.guest]
         argv = [sys.executable, os.path.realpath(__file__), given.ftemu, "--serve", kind, *scale]
         pipe = subprocess.PIPE
         self.child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1)
@@ -266,6 +275,7 @@ def main():
     )
     parser.add_argument("ftemu", help="path of ftemu")
     parser.add_argument("work_names", nargs="*", metavar="WORK", help=f"{[*WORKLOADS, *EXTRAS]}")
+    parser.add_argument("--guest", choices=MEASURED, default="debian")
     parser.add_argument("--rounds", type=int, default=5, help="of each work")
     parser.add_argument("--scale", type=float, default=1.0, help="of each work's size")
     parser.add_argument("--json", help="write the results to this file")
@@ -274,8 +284,10 @@ def main():
     given = parser.parse_intermixed_args()
     if given.serve:
         return serve(given)
-    given.work_names = given.work_names or [*WORKLOADS, *EXTRAS]
-    if unknown := [name for name in given.work_names if name not in (*WORKLOADS, *EXTRAS)]:
+    able = [name for name, work in WORKLOADS.items() if given.guest in work.guests]
+    able += EXTRAS if given.guest == "debian" else EXTRAS[:2]
+    given.work_names = given.work_names or able
+    if unknown := [name for name in given.work_names if name not in able]:
         parser.error(f"no such work: {', '.join(unknown)}")
     if why := hosts.why_not():
         print(f"left out: no namespaces with TAP devices here: {why}")

@@ -131,5 +131,60 @@ class DebianGuest:
         """Switches it off from inside."""
         self.must(place, "systemctl poweroff --no-block")
 
+    def timed(self, world, command, timeout=1800):
+        """Runs a command in the guest; returns the seconds that it took, without the login."""
+        script = f"echo begin; {command} >/dev/null 2>&1 || exit 1; echo end"
+        argv = [*self.ssh(world.place), script]
+        times, deadline = {}, time.monotonic() + timeout
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        try:
+            for line in child.stdout:
+                times[line.strip()] = time.monotonic()
+                if b"end" in times or time.monotonic() > deadline:
+                    break
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        if b"end" not in times or b"begin" not in times:
+            raise Failure(f"{command!r} printed {sorted(times)} only")
+        return times[b"end"] - times[b"begin"]
+
+
+class LinuxGuest:
+    """A small Linux with busybox, for measurements: no disk, a shell on the serial line, up in
+    seconds."""
+
+    name, memory, ready = "linux", "256M", "GUEST-READY"
+    ports = at_once = ()
+
+    def __init__(self, context):
+        self.context, self.count = context, 0
+
+    def image(self, _host):
+        """A kernel and an initrd instead of a disk."""
+        kernel = os.path.join(self.context.guests, "small-kernel", "vmlinuz-small")
+        initrd = os.path.join(self.context.guests, "linux", "initrd.gz")
+        words = "console=ttyS0 panic=-1 quiet"
+        return ["--kernel", kernel, "--initrd", initrd, "--append", words]
+
+    def prepare(self, world):
+        """Its address."""
+        side = world.pair.side(world.pair.live)
+        side.printed("# ", 60)
+        side.type("stty -echo; export PS1=\n")
+        self.timed(world, "ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up", 60)
+
+    def timed(self, world, command, timeout=1800):
+        """Runs a command in the guest; returns the seconds between its begin and its end."""
+        self.count += 1
+        side, mark = world.pair.side(world.pair.live), f"{os.getpid()}-{self.count}"
+        side.type(f"echo be''gin-{mark}-; {command} && echo e''nd-{mark}-\n")
+        side.printed(f"begin-{mark}-", 60, 0.002)
+        begin = time.monotonic()
+        side.printed(f"end-{mark}-", timeout, 0.002)
+        return time.monotonic() - begin
+
 
 GUESTS = {"counter": CounterGuest, "debian": DebianGuest}
+MEASURED = {"linux": LinuxGuest, "debian": DebianGuest}

@@ -98,8 +98,9 @@ class Side:
         with open(self.messages, encoding="utf-8", errors="replace") as file:
             return [[int(number) for number in found] for found in TRANSFER.findall(file.read())]
 
-    def printed(self, pattern, timeout):
-        """Waits until pattern stands on the console; returns the match."""
+    def printed(self, pattern, timeout, pause=0.05):
+        """Waits until pattern stands on the console, looking every pause seconds; returns the
+        match."""
         deadline = time.monotonic() + timeout
         while True:
             with open(self.console, "rb") as file:
@@ -109,7 +110,7 @@ class Side:
             if self.child.poll() is not None or time.monotonic() > deadline:
                 ended = self.child.poll()
                 raise Failure(f"no {pattern!r} in {timeout} s (status {ended}):\n{self.tail()}")
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def type(self, text):
         """Types text on the serial line."""

@@ -9,7 +9,7 @@ import time
 
 import hosts
 from emissions import Emissions
-from guests import GUESTS
+from guests import GUESTS, MEASURED
 from sides import Failure, Here, Pair, key_file
 
 MAC = bytes.fromhex("525400123456")
@@ -29,7 +29,8 @@ class World:
     cables = False  # whether there are cables that can be pulled, and frames that can be watched
 
     def __init__(self, context, guest):
-        self.context, self.guest = context, GUESTS[guest](context)
+        kind = {**GUESTS, **MEASURED}[guest]
+        self.context, self.guest = context, kind(context)
         self.clients, self.helpers, self.emissions = [], [], None
 
     def begin(self):
