@@ -1,8 +1,8 @@
 //! The machine's state as bytes, whole or in pieces.
 //!
-//! Contract: one list of fields, [`Processor`] and the board, serves saving, loading and digests;
+//! Contract: one list of fields, `Processor` and the board, serves saving, loading and digests;
 //! what is not in it is a cache. A machine that goes on running can be carried over in pieces: its
-//! pages as they are, again those that changed meanwhile, and at one instant [`save_state`] with
+//! pages as they are, again those that changed meanwhile, and at one instant `save_state` with
 //! the last of them; [`Loader`] takes the pieces. Loading never panics on hostile bytes, and holds
 //! no more than the RAM that the configuration asks for.
 

@@ -5,7 +5,7 @@
 //! one. A greater one means that numbers were lost to this client, a smaller or equal one that a
 //! number came twice; both are counted and the client goes on. A connection that ends, an answer
 //! that is no number and a silence longer than the patience end the session. Times between answers
-//! are kept from [`GAP_MIN`] on, the latest [`GAPS_MAX`] of them.
+//! are kept from `GAP_MIN` on, the latest `GAPS_MAX` of them.
 
 use std::collections::VecDeque;
 use std::fmt;
