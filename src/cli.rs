@@ -50,7 +50,8 @@ Exit status:
   3            a file or an address that cannot be used
   5            the host failed on the way";
 
-/// A PC in software: counts every instruction, records what reaches it from outside, and replays itself bit for bit.
+/// A PC in software: counts every instruction, records what reaches it from outside, and replays
+/// itself bit for bit.
 #[derive(Debug, Parser)]
 #[command(name = "ftemu", version, after_help = EXIT_STATUS)]
 pub struct Cli {
@@ -76,7 +77,8 @@ pub enum Command {
     /// Play the network between guests and the host: a switch and a gateway, without root
     #[command(after_help = LAN)]
     Lan(LanFlags),
-    /// Serve as the third computer of pairs: says which replica won which epoch, so that two never run at once
+    /// Serve as the third computer of pairs: says which replica won which epoch, so that two never
+    /// run at once
     #[command(after_help = EXIT_STATUS)]
     Witness(WitnessFlags),
     /// Ask or tell a running machine something, over its control socket
@@ -110,8 +112,8 @@ pub enum LogDiskData {
 /// Flags of `ftemu boot`.
 #[derive(Debug, Args)]
 pub struct BootFlags {
-    /// Raw disk images or nbd://HOST:PORT/EXPORT, up to four; without one and without --kernel the embedded guest
-    /// 'counter' on a throw-away disk
+    /// Raw disk images or nbd://HOST:PORT/EXPORT, up to four; without one and without --kernel the
+    /// embedded guest 'counter' on a throw-away disk
     #[arg(value_name = "DISK")]
     pub disks: Vec<PathBuf>,
     /// Memory: a number with K, M or G; without a unit, MiB
@@ -129,11 +131,12 @@ pub struct BootFlags {
     /// Throw writes to the disks away at the end
     #[arg(long)]
     pub snapshot: bool,
-    /// Serial port: stdio, none, file:PATH, tcp:HOST:PORT[,server[,nowait]] or unix:PATH[,server[,nowait]]; again for COM2
-    /// and so on [default: stdio]
+    /// Serial port: stdio, none, file:PATH, tcp:HOST:PORT[,server[,nowait]] or
+    /// unix:PATH[,server[,nowait]]; again for COM2 and so on [default: stdio]
     #[arg(long, value_name = "WHERE", value_parser = targets::serial)]
     pub serial: Vec<SerialTarget>,
-    /// Network card: none, tap:IF, stream:HOST:PORT, stream-listen:HOST:PORT, unix:PATH or unix-listen:PATH
+    /// Network card: none, tap:IF, stream:HOST:PORT, stream-listen:HOST:PORT, unix:PATH or
+    /// unix-listen:PATH
     #[arg(long, value_name = "WHERE", default_value = "none", value_parser = targets::net)]
     pub net: NetTarget,
     /// Address of the network card
@@ -160,14 +163,17 @@ pub struct BootFlags {
     /// Write what the guest sends to the debug console, port E9h, to a file or 'stderr'
     #[arg(long, value_name = "FILE")]
     pub debugcon: Option<PathBuf>,
-    /// Nanoseconds of guest time per instruction; 'auto' keeps the guest's clock with the host's. A fixed rate does not
-    /// wait for the host's clock, and a run without input is the same every time
+    /// Nanoseconds of guest time per instruction; 'auto' keeps the guest's clock with the host's. A
+    /// fixed rate does not wait for the host's clock, and a run without input is the same every
+    /// time
     #[arg(long, value_name = "RATE", default_value = "auto", value_parser = targets::rate)]
     pub rate: RateFlag,
-    /// The guest's clock at power-on: host, or seconds since 1970 [default: host, or 1767225600 with a fixed --rate]
+    /// The guest's clock at power-on: host, or seconds since 1970 [default: host, or 1767225600
+    /// with a fixed --rate]
     #[arg(long, value_name = "TIME", value_parser = targets::rtc)]
     pub rtc: Option<RtcFlag>,
-    /// Seed of the guest's random numbers, instead of the host's (with a fixed --rate: instead of 0)
+    /// Seed of the guest's random numbers, instead of the host's (with a fixed --rate: instead of
+    /// 0)
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
     /// End at this instruction count
@@ -188,7 +194,8 @@ pub enum Role {
     Solo,
     /// It switches the machine on, and takes a backup whenever one comes
     Primary,
-    /// It takes the machine's state from the other side, follows it, and goes on when that side dies
+    /// It takes the machine's state from the other side, follows it, and goes on when that side
+    /// dies
     Backup,
 }
 
@@ -199,13 +206,15 @@ pub struct PairFlags {
     /// What this side is when it starts; the roles change when one side dies
     #[arg(long, value_name = "ROLE", default_value = "solo")]
     pub role: Role,
-    /// Wait for the other side here: HOST:PORT or unix:PATH [default of a primary without --peer: 127.0.0.1:7478]
+    /// Wait for the other side here: HOST:PORT or unix:PATH [default of a primary without --peer:
+    /// 127.0.0.1:7478]
     #[arg(long, value_name = "ADDR", value_parser = targets::channel_listen)]
     pub listen: Option<Address>,
     /// Call the other side here, again and again until it is there: HOST[:PORT] or unix:PATH
     #[arg(long, value_name = "ADDR", value_parser = targets::peer)]
     pub peer: Option<Address>,
-    /// The key that both sides have: 32 bytes or 64 hexadecimal digits; without a key only this computer is reached
+    /// The key that both sides have: 32 bytes or 64 hexadecimal digits; without a key only this
+    /// computer is reached
     #[arg(long, value_name = "FILE", conflicts_with = "pair")]
     pub key: Option<PathBuf>,
     /// Instead of a key: without a code, show one; with a code, the one that the other side shows
@@ -214,8 +223,9 @@ pub struct PairFlags {
     /// Where the key goes that --pair agrees on
     #[arg(long, value_name = "FILE", requires = "pair")]
     pub key_store: Option<PathBuf>,
-    /// Who decides which side is live when they lose each other; the same for both: dir:PATH on shared storage,
-    /// witness:HOST:PORT, etcd://HOST:PORT, manual or none [default of a primary: a directory beside its image]
+    /// Who decides which side is live when they lose each other; the same for both: dir:PATH on
+    /// shared storage, witness:HOST:PORT, etcd://HOST:PORT, manual or none [default of a primary: a
+    /// directory beside its image]
     #[arg(long, value_name = "TARGET")]
     pub arbiter: Option<Target>,
     /// With --arbiter none: the machine may run on both sides at once
@@ -224,14 +234,15 @@ pub struct PairFlags {
     /// Start although the other copy is newer, or may be
     #[arg(long)]
     pub force: bool,
-    /// The disks are the same on both sides, on storage that both reach, instead of a copy on each: a path, or
-    /// nbd://HOST:PORT/EXPORT
+    /// The disks are the same on both sides, on storage that both reach, instead of a copy on each:
+    /// a path, or nbd://HOST:PORT/EXPORT
     #[arg(long)]
     pub shared_disk: bool,
     /// Listen on this Unix socket for 'ftemu ctl'
     #[arg(long, value_name = "SOCK")]
     pub control: Option<PathBuf>,
-    /// Where a directory goes with what can be seen of two sides that went different ways [default: beside the image]
+    /// Where a directory goes with what can be seen of two sides that went different ways [default:
+    /// beside the image]
     #[arg(long, value_name = "DIR")]
     pub bundle_dir: Option<PathBuf>,
     /// Milliseconds between two signs of life, at most
@@ -250,7 +261,8 @@ pub struct ReplayFlags {
     /// Stop at this instruction count and print the digest of the state
     #[arg(long, value_name = "ICOUNT")]
     pub to: Option<u64>,
-    /// Where the guest's serial output goes: none, stdio or file:PATH; again for COM2 and so on [default: none]
+    /// Where the guest's serial output goes: none, stdio or file:PATH; again for COM2 and so on
+    /// [default: none]
     #[arg(long, value_name = "WHERE", value_parser = targets::serial)]
     pub serial: Vec<SerialTarget>,
     /// Write every frame of the network card to a pcapng file
@@ -288,7 +300,8 @@ pub struct LanFlags {
     /// Relay no names
     #[arg(long, conflicts_with = "resolver")]
     pub no_dns: bool,
-    /// Keep guests from the services on this host's loopback, which otherwise are at the gateway's address
+    /// Keep guests from the services on this host's loopback, which otherwise are at the gateway's
+    /// address
     #[arg(long)]
     pub no_host: bool,
     /// Write every frame to a pcapng file
@@ -308,8 +321,8 @@ pub struct WitnessFlags {
     /// File that remembers; created when missing. It must outlive this computer's crashes
     #[arg(long, value_name = "FILE")]
     pub state: PathBuf,
-    /// The pair's key: whoever has not got it is refused. Without one, everybody who reaches the address may claim, and so
-    /// stop a machine: then use it in networks that you trust only
+    /// The pair's key: whoever has not got it is refused. Without one, everybody who reaches the
+    /// address may claim, and so stop a machine: then use it in networks that you trust only
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 }

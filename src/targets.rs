@@ -122,7 +122,8 @@ fn unix(text: &str) -> Result<Address, String> {
     if text.is_empty() { Err("a path is missing".into()) } else { Ok(Address::Unix(text.into())) }
 }
 
-/// `none`, `tap:IF`, `stream:HOST:PORT`, `stream-listen:HOST:PORT`, `unix:PATH`, `unix-listen:PATH`.
+/// `none`, `tap:IF`, `stream:HOST:PORT`, `stream-listen:HOST:PORT`, `unix:PATH`,
+/// `unix-listen:PATH`.
 pub fn net(text: &str) -> Result<NetTarget, String> {
     let stream = |address: Result<Address, String>, listen| {
         Ok(NetTarget::Stream(Endpoint { address: address?, listen }))

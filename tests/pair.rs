@@ -26,7 +26,8 @@ impl Side {
         let console = place.path(&format!("{name}.console"));
         let arbiter = place.path("arbiter");
         std::fs::create_dir_all(&arbiter).expect("a directory");
-        // A machine that is switched on waits for its console, so that nothing that is typed is lost.
+        // A machine that is switched on waits for its console, so that nothing that is typed is
+        // lost.
         let wait = if role == "primary" { "" } else { ",nowait" };
         let serial = format!("unix:{},server{wait}", text(&console));
         let arbiter = format!("dir:{}", text(&arbiter));

@@ -1,4 +1,5 @@
-//! `ftemu demo`: a pair on one machine, killed twice, and a client that notices nothing but a pause.
+//! `ftemu demo`: a pair on one machine, killed twice, and a client that notices nothing but a
+//! pause.
 
 use crate::cli::DemoFlags;
 use crate::demo::cluster::{Cluster, Trouble};

@@ -1,4 +1,5 @@
-//! `ftemu boot --role primary` and `--role backup`: a machine that survives the death of its computer.
+//! `ftemu boot --role primary` and `--role backup`: a machine that survives the death of its
+//! computer.
 
 use super::boot::{BUILD, random_number};
 use super::files;

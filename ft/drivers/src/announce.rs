@@ -1,7 +1,8 @@
 //! Telling a network that a machine has come to another place.
 //!
-//! Contract: whole Ethernet frames that switches learn the card's place from: a reverse ARP request (RFC 903), which
-//! nobody need answer, and where the guest's address is known a gratuitous ARP request (RFC 5227 section 3).
+//! Contract: whole Ethernet frames that switches learn the card's place from: a reverse ARP request
+//! (RFC 903), which nobody need answer, and where the guest's address is known a gratuitous ARP
+//! request (RFC 5227 section 3).
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! What is kept of a divergence: a directory for whoever has to find out why.
 //!
-//! Contract: `report.txt` says where and what, `machine.snapshot` is the machine as it stood, `log.txt` the last entries
-//! that it took, in words. Nothing depends on it: what cannot be written is told and left.
+//! Contract: `report.txt` says where and what, `machine.snapshot` is the machine as it stood,
+//! `log.txt` the last entries that it took, in words. Nothing depends on it: what cannot be written
+//! is told and left.
 
 use std::fmt::Write;
 use std::fs;

@@ -1,9 +1,10 @@
 //! What a log keeps of a digest: small, and still enough to name what differs.
 //!
-//! Contract: two forms, told apart by their length; equal digests give equal checks of a form. The short one is 16
-//! bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2 that the devices share. The named one
-//! has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4 of each device's. The short one misses a difference of
-//! one component alone once in a thousand times or less, and the next one sees it.
+//! Contract: two forms, told apart by their length; equal digests give equal checks of a form. The
+//! short one is 16 bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2
+//! that the devices share. The named one has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4
+//! of each device's. The short one misses a difference of one component alone once in a thousand
+//! times or less, and the next one sees it.
 
 use crate::guest::Guest;
 use devices::io::Input;
@@ -96,8 +97,8 @@ pub fn named(digest: &Digest) -> Vec<u8> {
     check
 }
 
-/// Names the components of `digest` that differ from what `expected` was made of, as far as its bits tell: in the
-/// order CPU, devices, RAM. `None`: no difference.
+/// Names the components of `digest` that differ from what `expected` was made of, as far as its
+/// bits tell: in the order CPU, devices, RAM. `None`: no difference.
 #[must_use]
 pub fn difference(digest: &Digest, expected: &[u8]) -> Option<String> {
     let found = if expected.len() == 2 { short(digest).to_vec() } else { named(digest) };

@@ -1,8 +1,8 @@
 //! What a replayer knows of a disk, and how the answers of disks are logged.
 //!
-//! Contract: recorder and replayer go through the same answers in the same order and keep the same set of known
-//! sectors: those read or written before. The log holds the data of unknown ones only. A disk that the log names by
-//! its content is known from the start.
+//! Contract: recorder and replayer go through the same answers in the same order and keep the same
+//! set of known sectors: those read or written before. The log holds the data of unknown ones only.
+//! A disk that the log names by its content is known from the start.
 
 use crate::wire::{Answer, Header, decode, encode};
 use backends::disk::overlay::{SectorSet, unnamed_file};
@@ -90,7 +90,8 @@ pub struct DiskLog {
 }
 
 impl DiskLog {
-    /// A disk of which the replayer knows nothing; with `named`, one that the log names by its content.
+    /// A disk of which the replayer knows nothing; with `named`, one that the log names by its
+    /// content.
     #[must_use]
     pub fn new(named: bool) -> Self {
         let known = if named { Known::all() } else { Known::Only(SectorSet::default()) };
@@ -103,8 +104,8 @@ impl DiskLog {
         Self { shared: true, ..Self::new(true) }
     }
 
-    /// A reader begins here who has the disk as it is, but need not have it as it was when requests read it that wait
-    /// for their answer.
+    /// A reader begins here who has the disk as it is, but need not have it as it was when requests
+    /// read it that wait for their answer.
     pub fn reader_joins(&mut self) {
         self.known = Known::all();
         self.early = self.pending.keys().copied().collect();
@@ -297,7 +298,8 @@ pub(crate) fn unpack(packed: &[u8], len: usize) -> Result<Vec<u8>, CopyError> {
     }
 }
 
-/// Takes the answer of a disk apart: disk, request, answer and data; `None`: the entry is another one.
+/// Takes the answer of a disk apart: disk, request, answer and data; `None`: the entry is another
+/// one.
 #[must_use]
 pub fn decode_answer(bytes: &[u8]) -> Option<(u8, u64, Answer, &[u8])> {
     match decode(bytes)? {
@@ -317,7 +319,8 @@ mod tests {
         (0..len).map(|_| numbers.number() as u8 & 3).collect()
     }
 
-    /// Random requests, some failing, answered in order with a delay, give the replayer what the disk gave.
+    /// Random requests, some failing, answered in order with a delay, give the replayer what the
+    /// disk gave.
     #[test]
     fn the_replayer_sees_what_the_disk_gave() {
         let mut numbers = Slices::new(7);

@@ -1,7 +1,8 @@
 //! Executing towards the next entry of a log, of a file or of a primary.
 //!
-//! Contract: the guest executes exactly what it executed when the log was made, however the way to an entry is cut. A
-//! guest that cannot get there has taken another way, and the text says how that was noticed.
+//! Contract: the guest executes exactly what it executed when the log was made, however the way to
+//! an entry is cut. A guest that cannot get there has taken another way, and the text says how that
+//! was noticed.
 
 use crate::guest::Guest;
 use crate::outcome::Exit;
@@ -26,7 +27,8 @@ impl Follower {
         self.ended
     }
 
-    /// Executes towards `at`: `most` instructions at most, or lets some time pass. Whether it is there.
+    /// Executes towards `at`: `most` instructions at most, or lets some time pass. Whether it is
+    /// there.
     ///
     /// # Errors
     /// What differs from the way that leads to `at`.
@@ -90,7 +92,8 @@ impl Follower {
 
 /// Lets a halted guest's time pass towards `ns`.
 fn pass_time<G: Guest>(guest: &mut G, at: Instant, ns: u64, outlet: Outlet) -> Result<(), String> {
-    // Timers that are due fire here, as they did between two waits of the live run; no instruction does.
+    // Timers that are due fire here, as they did between two waits of the live run; no instruction
+    // does.
     if let Stop::PowerOff | Stop::DebugExit(_) = guest.run(Icount(at.icount)) {
         return Err("the guest ended, and in the record it goes on".into());
     }

@@ -10,8 +10,8 @@ pub struct Handover {
     pub wall_clock: u64,
     /// The rate of the guest's clock.
     pub rate: u64,
-    /// Requests that disks have not answered: index of the disk, number and operation, in the order in which they were
-    /// made.
+    /// Requests that disks have not answered: index of the disk, number and operation, in the order
+    /// in which they were made.
     pub requests: Vec<(u8, u64, DiskOperation)>,
 }
 

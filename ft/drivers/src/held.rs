@@ -1,7 +1,8 @@
 //! Outputs on their way out.
 //!
-//! Contract: outputs are numbered from 0 in the machine's life, in the order in which they were made, and leave in this
-//! order. What is kept is bounded by whoever makes the machine stand still when too much waits.
+//! Contract: outputs are numbered from 0 in the machine's life, in the order in which they were
+//! made, and leave in this order. What is kept is bounded by whoever makes the machine stand still
+//! when too much waits.
 
 use crate::host::Ends;
 use devices::io::Output;

@@ -1,6 +1,7 @@
 //! The host's ends of one machine, gathered.
 //!
-//! Contract: index = number of the port, card or disk on the board. Everything here moves bytes and decides nothing.
+//! Contract: index = number of the port, card or disk on the board. Everything here moves bytes and
+//! decides nothing.
 
 use crate::control::ControlRequest;
 use backends::console::{Console, ConsoleEvent};
@@ -15,7 +16,8 @@ use std::sync::mpsc::Receiver;
 
 /// Messages that may wait in each mailbox but that of the disks.
 const MAILBOX: usize = 256;
-/// Answers of disks that may wait: more than can be outstanding, so that a disk never waits for the machine.
+/// Answers of disks that may wait: more than can be outstanding, so that a disk never waits for the
+/// machine.
 const ANSWERS: usize = 4096;
 
 /// Where the host's threads post to.

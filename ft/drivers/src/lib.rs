@@ -1,7 +1,7 @@
 //! Drivers: live, record and replay. They feed events to the pure core and carry out its actions.
 //!
-//! Contract: everything that reaches the guest does so as an `Input` through [`record::Recorder::inject`] or from a
-//! log; the drivers decide when, never what.
+//! Contract: everything that reaches the guest does so as an `Input` through
+//! [`record::Recorder::inject`] or from a log; the drivers decide when, never what.
 #![forbid(unsafe_code)]
 
 pub mod announce;

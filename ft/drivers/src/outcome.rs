@@ -65,8 +65,8 @@ impl Exit {
         }
     }
 
-    /// The exit status of the process: 0, for isa-debug-exit `value` (value << 1) | 1 as QEMU, for a signal 128 and
-    /// its number.
+    /// The exit status of the process: 0, for isa-debug-exit `value` (value << 1) | 1 as QEMU, for
+    /// a signal 128 and its number.
     #[must_use]
     pub fn status(self) -> u8 {
         match self {
@@ -98,8 +98,8 @@ pub struct Outcome {
     pub log_bytes: u64,
     /// Entries of the log written or read.
     pub log_entries: u64,
-    /// The largest distance between the guest's and the host's clock, after the first second, while the guest ran;
-    /// 0 for a run that is not paced.
+    /// The largest distance between the guest's and the host's clock, after the first second, while
+    /// the guest ran; 0 for a run that is not paced.
     pub clock_error_ns: u64,
     /// Changes of the clock's rate.
     pub rate_changes: u64,

@@ -1,16 +1,17 @@
 //! Pacing: keeps the guest's clock with the host's.
 //!
-//! Contract: host times are nanoseconds since the start of the run and never go back. The guest's clock follows
-//! [`Pace::target`]: the host's clock, but after a pause of the whole process the guest catches up over time instead
-//! of jumping. A guest that is ahead waits ([`Pace::rest`]), which costs nothing in a log; [`Pace::adjust`] asks for a
-//! new rate when it has to wait for long, or is behind. Both leave it some way to either side, so that a few changes a
-//! second do.
+//! Contract: host times are nanoseconds since the start of the run and never go back. The guest's
+//! clock follows [`Pace::target`]: the host's clock, but after a pause of the whole process the
+//! guest catches up over time instead of jumping. A guest that is ahead waits ([`Pace::rest`]),
+//! which costs nothing in a log; [`Pace::adjust`] asks for a new rate when it has to wait for long,
+//! or is behind. Both leave it some way to either side, so that a few changes a second do.
 
 use devices::time::{Rate, VirtualNs};
 
 /// How far ahead the guest is kept: when the host takes the processor away it falls behind at once.
 const LEAD: f64 = 8e6;
-/// A guest that is further behind than its lead by this needs a faster clock, one further ahead a slower one.
+/// A guest that is further behind than its lead by this needs a faster clock, one further ahead a
+/// slower one.
 const TOLERATED: f64 = 15e6;
 /// A guest that is this far ahead of the host waits,
 const AHEAD: f64 = 30e6;
@@ -44,11 +45,13 @@ const UNSTEADY: f64 = 0.12;
 const STEEP: f64 = 0.25;
 /// A rate so far above the guest's speed that it would mostly wait.
 const WASTEFUL: f64 = 2.0;
-/// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of the process.
+/// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of
+/// the process.
 const PAUSE: u64 = 200_000_000;
 /// What the guest has missed in pauses is made good at this speed relative to the host's clock.
 const CATCH_UP: f64 = 0.5;
-/// A guest that has come from another host follows this one's wall clock at this speed relative to it.
+/// A guest that has come from another host follows this one's wall clock at this speed relative to
+/// it.
 const SLEW: f64 = 0.05;
 /// Rates are multiples of 1/256 ns per instruction: they take three bytes of a log.
 pub const STEP: u64 = 1 << 24;
@@ -94,7 +97,8 @@ pub struct Pace {
     last: u64,
     /// What the guest has missed in pauses and not made good yet.
     missed: f64,
-    /// How far the guest is behind the wall clock of a host that it has come to, and has not made good yet.
+    /// How far the guest is behind the wall clock of a host that it has come to, and has not made
+    /// good yet.
     behind: f64,
     /// What it has made good of that.
     made_good: f64,
@@ -132,8 +136,9 @@ impl Pace {
         }
     }
 
-    /// A controller for a guest that goes on here: at host time and guest time `now`, with its clock at `rate`. It is
-    /// `behind` ns behind the host's wall clock, or ahead if this is negative, which is made good slowly.
+    /// A controller for a guest that goes on here: at host time and guest time `now`, with its
+    /// clock at `rate`. It is `behind` ns behind the host's wall clock, or ahead if this is
+    /// negative, which is made good slowly.
     #[must_use]
     pub fn resumed(now: u64, rate: Rate, behind: f64) -> Self {
         Self { last: now, rate, changed: now, behind, ..Self::new() }
@@ -165,7 +170,8 @@ impl Pace {
         share.min(20.0)
     }
 
-    /// The largest difference between target and guest seen by [`Pace::adjust`] while the guest ran, in nanoseconds.
+    /// The largest difference between target and guest seen by [`Pace::adjust`] while the guest
+    /// ran, in nanoseconds.
     #[must_use]
     pub fn worst(&self) -> u64 {
         self.worst as u64
@@ -201,7 +207,8 @@ impl Pace {
         self.slew(step);
     }
 
-    /// The guest has executed `instructions` in `wall` host nanoseconds, in `cpu` of which it had a processor.
+    /// The guest has executed `instructions` in `wall` host nanoseconds, in `cpu` of which it had a
+    /// processor.
     pub fn ran(&mut self, instructions: u64, wall: u64, cpu: u64) {
         let (instructions, wall, cpu) = (instructions as f64, wall as f64, cpu as f64);
         if instructions > 0.0 && cpu > 0.0 {
@@ -275,9 +282,9 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// Runs a guest that is always busy; `cost(host)` is the processor's ns per instruction, `away(host)` the time in
-    /// ns for which the processor is taken away after a slice. Returns the largest error after the first second and the
-    /// number of rate changes.
+    /// Runs a guest that is always busy; `cost(host)` is the processor's ns per instruction,
+    /// `away(host)` the time in ns for which the processor is taken away after a slice. Returns the
+    /// largest error after the first second and the number of rate changes.
     fn busy(
         seconds: u64,
         cost: impl Fn(u64) -> f64,

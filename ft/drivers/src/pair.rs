@@ -1,8 +1,9 @@
-//! One side of a pair: the protocol, and the threads through which it talks to the other side and to the arbiter.
+//! One side of a pair: the protocol, and the threads through which it talks to the other side and
+//! to the arbiter.
 //!
-//! Contract: what only moves messages is done here; what concerns the machine comes out of [`Pair::poll`], in order.
-//! Nothing here waits: the bell of the machine's thread rings when there is something to [`Pair::receive`], and
-//! [`Pair::patience`] says when to look at the clock.
+//! Contract: what only moves messages is done here; what concerns the machine comes out of
+//! [`Pair::poll`], in order. Nothing here waits: the bell of the machine's thread rings when there
+//! is something to [`Pair::receive`], and [`Pair::patience`] says when to look at the clock.
 
 use crate::arbiter::asking::{Answer, Asking, Reply};
 use crate::arbiter::manual::Promotion;
@@ -173,7 +174,8 @@ impl Pair {
         self.replica.handle(self.now(), event);
     }
 
-    /// Takes one message from the other side or the arbiter, if there is any; [`Pair::poll`] has what follows.
+    /// Takes one message from the other side or the arbiter, if there is any; [`Pair::poll`] has
+    /// what follows.
     pub fn receive(&mut self) -> bool {
         if let Ok(answer) = self.answers.try_recv() {
             self.answered(answer);

@@ -1,7 +1,8 @@
 //! Recording: every input passes here on its way to the guest.
 //!
-//! Contract: an input is in the log before it is in the guest, and everything in the log stands in the order in which
-//! it happened. Entries reach the file within [`DELAY`], so that little is missing when the process is killed.
+//! Contract: an input is in the log before it is in the guest, and everything in the log stands in
+//! the order in which it happened. Entries reach the file within [`DELAY`], so that little is
+//! missing when the process is killed.
 
 use crate::check::{self, Schedule};
 use crate::copy::DiskLog;
@@ -33,7 +34,8 @@ struct Log {
     checks: Schedule,
 }
 
-/// The instant of an entry made now; `halted`: time has moved without instructions since the last one.
+/// The instant of an entry made now; `halted`: time has moved without instructions since the last
+/// one.
 pub(crate) fn instant(guest: &impl Guest, halted: bool) -> Instant {
     Instant { icount: guest.icount().0, halted_ns: halted.then(|| guest.now().0) }
 }

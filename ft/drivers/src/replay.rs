@@ -1,7 +1,8 @@
 //! Replaying: a machine in the time and with the inputs of a log.
 //!
-//! Contract: nothing of the host reaches the guest. Every digest of the log is compared; the first difference ends the
-//! replay and is named. Output goes nowhere, or to the ends that are given for it.
+//! Contract: nothing of the host reaches the guest. Every digest of the log is compared; the first
+//! difference ends the replay and is named. Output goes nowhere, or to the ends that are given for
+//! it.
 
 use crate::check;
 use crate::copy::{CopyError, DiskCopy, decode_answer};
@@ -160,8 +161,9 @@ struct Replay<'a, G, R> {
     looked: u64,
 }
 
-/// Replays the rest of `log`, after its first entry, on `guest`, which was just switched on. `disks` are those of the
-/// board in order; `ends` gets serial output, captures and debug output, and must have no disks and networks.
+/// Replays the rest of `log`, after its first entry, on `guest`, which was just switched on.
+/// `disks` are those of the board in order; `ends` gets serial output, captures and debug output,
+/// and must have no disks and networks.
 ///
 /// # Errors
 /// See [`ReplayError`].

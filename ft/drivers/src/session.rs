@@ -1,7 +1,7 @@
 //! What a log says about the machine that it belongs to.
 //!
-//! Contract: everything that fixes the machine besides its inputs. Large files (kernel, initial RAM disk, disk images
-//! that stay as they are) are named by length and content, not included.
+//! Contract: everything that fixes the machine besides its inputs. Large files (kernel, initial RAM
+//! disk, disk images that stay as they are) are named by length and content, not included.
 
 use devices::board::BoardConfig;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,8 @@ pub struct Session {
     pub direct_boot: Option<NamedBoot>,
     /// For each disk of the board, in order, where its content comes from.
     pub disks: Vec<DiskSource>,
-    /// Hash of the machine's state before the first instruction and input: another build makes another machine.
+    /// Hash of the machine's state before the first instruction and input: another build makes
+    /// another machine.
     pub initial: u128,
 }
 
@@ -86,7 +87,8 @@ impl Session {
     }
 }
 
-/// A hash of a machine's configuration: two machines with the same one and the same inputs are the same.
+/// A hash of a machine's configuration: two machines with the same one and the same inputs are the
+/// same.
 #[must_use]
 pub fn configuration(config: &emulator::machine::Config) -> u64 {
     let bytes = postcard::to_allocvec(config).expect("plain data can be encoded");

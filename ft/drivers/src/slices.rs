@@ -1,6 +1,7 @@
 //! Random slices, for tests that show that slicing `run` changes nothing.
 //!
-//! Contract: the same seed gives the same lengths; lengths are spread over all magnitudes up to 2^24.
+//! Contract: the same seed gives the same lengths; lengths are spread over all magnitudes up to
+//! 2^24.
 
 /// A generator of slice lengths (xorshift64*).
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! Inputs as the bytes of a log entry.
 //!
-//! Contract: a header of a few bytes (postcard), then the data as it is. Data of disk reads is left to
-//! [`crate::copy`]: it goes into the log only where the replayer cannot know it. Ordinals follow the order of
-//! [`Header`]'s variants and are never reused.
+//! Contract: a header of a few bytes (postcard), then the data as it is. Data of disk reads is left
+//! to [`crate::copy`]: it goes into the log only where the replayer cannot know it. Ordinals follow
+//! the order of [`Header`]'s variants and are never reused.
 
 use devices::io::{Input, PowerInput};
 use devices::time::Rate;

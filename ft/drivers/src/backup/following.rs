@@ -86,8 +86,8 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// Begins where the transfer ended; requests that were on their way are made again on own copies, not on disks that
-    /// are `shared` with the primary.
+    /// Begins where the transfer ended; requests that were on their way are made again on own
+    /// copies, not on disks that are `shared` with the primary.
     pub(super) fn new(arrived: Arrived, shared: bool, ends: &mut Ends) -> Self {
         let Arrived { mut machine, handover, commit } = arrived;
         machine.keep_history(HISTORY);

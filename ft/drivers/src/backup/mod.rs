@@ -1,8 +1,9 @@
-//! The backup: it takes a machine over from the live side, follows its log, and goes live when that side is gone.
+//! The backup: it takes a machine over from the live side, follows its log, and goes live when that
+//! side is gone.
 //!
-//! Contract: between two slices of at most [`following::SLICE`] the mail is read, so that what comes is acknowledged at
-//! once, whatever the machine does. Nothing leaves this side before it is live: outputs are kept until the primary says
-//! that they have left it.
+//! Contract: between two slices of at most [`following::SLICE`] the mail is read, so that what
+//! comes is acknowledged at once, whatever the machine does. Nothing leaves this side before it is
+//! live: outputs are kept until the primary says that they have left it.
 
 mod filling;
 pub mod following;

@@ -1,4 +1,5 @@
-//! A new backup joins: the machine's state goes over while it runs, and the log begins where it stood still.
+//! A new backup joins: the machine's state goes over while it runs, and the log begins where it
+//! stood still.
 
 use super::{Live, thread_cpu_ns};
 use crate::backup::following::HISTORY;

@@ -1,10 +1,11 @@
 //! The live driver: a machine in the host's time, with the host's consoles, networks and disks.
 //!
-//! Contract: the machine runs in slices of a fraction of a millisecond; between two of them what has arrived is
-//! injected. A halted machine costs nothing until a timer or a message is due. Paced, the guest's clock follows the
-//! host's; at a fixed rate, guest time is the count times the rate, disks answer after a fixed guest time, and a run
-//! without input from outside is the same every time. A machine of a pair tells the pair of every input before it takes
-//! it, and its outputs wait until the pair lets them go.
+//! Contract: the machine runs in slices of a fraction of a millisecond; between two of them what
+//! has arrived is injected. A halted machine costs nothing until a timer or a message is due.
+//! Paced, the guest's clock follows the host's; at a fixed rate, guest time is the count times the
+//! rate, disks answer after a fixed guest time, and a run without input from outside is the same
+//! every time. A machine of a pair tells the pair of every input before it takes it, and its
+//! outputs wait until the pair lets them go.
 
 mod control;
 mod idle;
@@ -38,7 +39,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Host time of a slice in ns: should the guest become a hundred times slower in it, its clock stays near the host's.
+/// Host time of a slice in ns: should the guest become a hundred times slower in it, its clock
+/// stays near the host's.
 const SLICE: f64 = 60_000.0;
 /// Host time of a slice in ns while the guest may be waiting for a disk without halting.
 const SHORT_SLICE: f64 = 20_000.0;
@@ -46,7 +48,8 @@ const SHORT_SLICE: f64 = 20_000.0;
 const HELD_SLICE: f64 = 50_000.0;
 /// Host time in ns between two looks at clocks and serial output.
 const LOOK: u64 = 1_000_000;
-/// Guest time in ns between two looks, at most: a guest that has become faster is not far ahead when it is noticed.
+/// Guest time in ns between two looks, at most: a guest that has become faster is not far ahead
+/// when it is noticed.
 const GUEST_LOOK: u64 = 4_000_000;
 /// Frames injected between two slices: what a guest can handle in one, lest its card overflow.
 const FRAMES: usize = 16;
@@ -56,8 +59,8 @@ const DISK_LATENCY: u64 = 20_000;
 const RESEED: Duration = Duration::from_secs(300);
 /// Host time in ns over which the guest's speed is measured.
 const SAMPLE: u64 = 200_000;
-/// The clock's rate is looked at when the guest has run for this long in host ns without a pause: until then its clock
-/// only shows how late the host woke us.
+/// The clock's rate is looked at when the guest has run for this long in host ns without a pause:
+/// until then its clock only shows how late the host woke us.
 const RUNNING: u64 = 4_000_000;
 /// Longest wait without a look at anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -185,8 +188,8 @@ pub fn run<G: Guest>(
     run_protected(guest, config, mail, ends, recorder, None, None)
 }
 
-/// Runs `guest` until it ends or is ended, with the leave and under the protection of `pair`; from power-on, or from
-/// what is `inherited`.
+/// Runs `guest` until it ends or is ended, with the leave and under the protection of `pair`; from
+/// power-on, or from what is `inherited`.
 ///
 /// # Errors
 /// The log cannot be written, or a disk's data not be made durable.
@@ -333,8 +336,8 @@ impl<G: Guest> Live<'_, G> {
             length = length.min(slices.length());
         }
         if let (Some((due, _)), Timing::Fixed(rate)) = (self.due.front(), self.config.timing) {
-            // Not past the first count at which the answer is due; the clock's fraction of a nanosecond is not known
-            // here, so the last few instructions are single steps.
+            // Not past the first count at which the answer is due; the clock's fraction of a
+            // nanosecond is not known here, so the last few instructions are single steps.
             let ns = due.0.saturating_sub(self.guest.now().0).saturating_sub(1);
             let least = (u128::from(ns) << 32) / u128::from(rate.0);
             length = length.min(least as u64).max(1);

@@ -159,8 +159,13 @@ impl<G: Guest> Live<'_, G> {
         };
         self.ends.flush();
         self.end_sample(self.host_ns(), 0);
+        let paused = self.paused;
         self.pause_until(end);
         self.stood = self.host_ns();
+        if paused {
+            // What the guest has missed it makes good slowly, as after a pause of the process.
+            self.pace.target(self.stood);
+        }
         self.resume();
     }
 
