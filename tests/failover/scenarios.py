@@ -39,7 +39,8 @@ class Report:
         for client in world.clients:
             if client.gaps:
                 self.usual.setdefault(client.name, []).append(1000 * client.usual(moment))
-        if world.emissions and (spoke := world.emissions.first_of_last()):
+        spoke = world.emissions.first_of_last() if world.emissions else None
+        if spoke and spoke > moment:
             self.spoke.append(1000 * (spoke - moment))
         world.check()
 

@@ -81,7 +81,9 @@ class Cpu(Workload):
 
     def run(self):
         size = int(12000 * self.scale)
-        return self.guest.timed(self.world, f"dd if=/dev/zero bs=1M count={size} 2>/dev/null | sha256sum")
+        return self.guest.timed(
+            self.world, f"dd if=/dev/zero bs=1M count={size} 2>/dev/null | sha256sum"
+        )
 
 
 class Compile(Workload):
