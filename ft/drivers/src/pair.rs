@@ -239,7 +239,8 @@ impl Pair {
         self.event(Event::Verdict { epoch, verdict });
     }
 
-    /// Asks who won the epoch of the primary that this side joins; `adopted`: whose machine is here already.
+    /// Asks who won the epoch of the primary that this side joins; `adopted`: whose machine is here
+    /// already.
     fn check_arbiter(&mut self, adopted: bool) {
         if let Some(vm) = self.replica.status().vm
             && self.check != Check::Never

@@ -75,7 +75,8 @@ pub struct Host {
     stack: Vec<u8>,
 }
 
-// SAFETY: `code` points to a mapping that lives as long as the process; `Host` is used by one thread at a time.
+// SAFETY: `code` points to a mapping that lives as long as the process; `Host` is used by one
+// thread at a time.
 unsafe impl Send for Host {}
 
 /// The one executor of this process.
@@ -186,9 +187,9 @@ impl Executor for Host {
         let wanted = run.outcomes.len() + cases.len();
         let restore = Handlers::install(&mut self.stack);
         RUN.store(ptr::from_mut(&mut run).cast(), Ordering::SeqCst);
-        // SAFETY: the handler finds `run` through RUN, runs all cases, and comes back here with the registers of
-        // this instruction; what the compiler may hold elsewhere (memory) is declared as clobbered
-        // by default.
+        // SAFETY: the handler finds `run` through RUN, runs all cases, and comes back here with the
+        // registers of this instruction; what the compiler may hold elsewhere (memory) is declared
+        // as clobbered by default.
         unsafe { asm!("int3") };
         RUN.store(ptr::null_mut(), Ordering::SeqCst);
         drop(restore);
@@ -269,8 +270,8 @@ impl Drop for Handlers {
 
 /// Takes the outcome of the case that ended and starts the next one, or goes back to [`Host::run`].
 extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the red zone is not in use at the entry of a handler that was called on a fresh stack frame of its own;
-    // alignment checks and what else a case left in the flags end here.
+    // SAFETY: the red zone is not in use at the entry of a handler that was called on a fresh stack
+    // frame of its own; alignment checks and what else a case left in the flags end here.
     unsafe { asm!("push 0x202", "popfq") };
     let run: *mut Run = RUN.load(Ordering::SeqCst).cast();
     let here = context as usize;
@@ -381,8 +382,9 @@ impl Segments {
     /// returns at once.
     fn load(&self) {
         let [ds, es, fs, gs] = self.selectors;
-        // SAFETY: the selectors name the descriptors that the cases' layout describes, or are null; 64-bit code
-        // does not use DS and ES; FS is dealt with as described above, and nothing uses GS.
+        // SAFETY: the selectors name the descriptors that the cases' layout describes, or are null;
+        // 64-bit code does not use DS and ES; FS is dealt with as described above, and nothing uses
+        // GS.
         unsafe {
             asm!("mov ds, {:x}", "mov es, {:x}", "mov fs, {:x}", "mov gs, {:x}", in(reg) ds, in(reg) es,
                 in(reg) fs, in(reg) gs, options(nostack, preserves_flags));

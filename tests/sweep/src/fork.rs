@@ -17,8 +17,8 @@ pub enum Side {
 /// # Panics
 /// If the host has no room for another process.
 pub fn fork() -> Side {
-    // SAFETY: this process has a single thread, so the child may use all that the parent could: no lock is held by a
-    // thread that is not there.
+    // SAFETY: this process has a single thread, so the child may use all that the parent could: no
+    // lock is held by a thread that is not there.
     let pid = unsafe { libc::fork() };
     match Pid::from_raw(pid) {
         _ if pid < 0 => panic!("no room for another process"),

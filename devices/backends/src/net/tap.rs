@@ -82,8 +82,8 @@ fn attach(name: &str) -> io::Result<File> {
 
 #[allow(unsafe_code)]
 fn set_interface(device: &File, request: InterfaceRequest) -> io::Result<()> {
-    // SAFETY: TUNSETIFF reads and writes a `struct ifreq` (40 bytes on 64-bit Linux, as `InterfaceRequest` is); the
-    // setter passes a pointer to one that lives through the call.
+    // SAFETY: TUNSETIFF reads and writes a `struct ifreq` (40 bytes on 64-bit Linux, as
+    // `InterfaceRequest` is); the setter passes a pointer to one that lives through the call.
     unsafe {
         let setter = rustix::ioctl::Setter::<TUNSETIFF, InterfaceRequest>::new(request);
         rustix::ioctl::ioctl(device, setter)?;

@@ -84,7 +84,8 @@ struct Net<'a> {
     now: Duration,
     registry: &'a Registry,
     gateway: Ipv4Addr,
-    /// The port where guests plug in, which is no service for guests: no cable leads through itself.
+    /// The port where guests plug in, which is no service for guests: no cable leads through
+    /// itself.
     own_port: Option<u16>,
     config: &'a Config,
     switch: &'a Switch,
