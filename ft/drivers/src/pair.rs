@@ -282,6 +282,7 @@ impl Pair {
     pub fn promote(&mut self) -> bool {
         let granted = self.promotion.promote();
         if self.status().role == StatusRole::Backup {
+            self.promotion.promote_next();
             self.event(Event::Promote);
             return true;
         }

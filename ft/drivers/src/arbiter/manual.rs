@@ -21,11 +21,18 @@ struct Desk {
     waiting: Option<(u128, Claimed, Instant)>,
     /// Claims that the user granted, one for each machine.
     granted: Vec<(u128, Claimed)>,
+    /// When the user granted a claim that was still to come.
+    expected: Option<Instant>,
 }
 
 impl Desk {
     fn latest(&self, vm: u128) -> Option<Claimed> {
         self.granted.iter().find(|(of, _)| *of == vm).map(|(_, claimed)| *claimed)
+    }
+
+    fn grant(&mut self, vm: u128, claimed: Claimed) {
+        self.granted.retain(|(of, _)| *of != vm);
+        self.granted.push((vm, claimed));
     }
 }
 
@@ -46,10 +53,15 @@ impl Promotion {
         if asked.elapsed() > FORGET {
             return false;
         }
-        desk.granted.retain(|(of, _)| *of != vm);
-        desk.granted.push((vm, claimed));
+        desk.grant(vm, claimed);
         self.0.1.notify_all();
         true
+    }
+
+    /// Grants the next claim, if it comes within seconds: the user has promoted a replica that had
+    /// no reason to claim yet.
+    pub fn promote_next(&self) {
+        self.desk().expected = Some(Instant::now());
     }
 
     /// The epoch whose claim waits for the user.
@@ -83,7 +95,13 @@ impl Arbiter for Manual {
                 return Ok(verdict);
             }
             let now = Instant::now();
-            desk.waiting = Some((vm, Claimed { epoch, owner: claimant }, now));
+            let claimed = Claimed { epoch, owner: claimant };
+            if desk.expected.take().is_some_and(|at| at.elapsed() <= FORGET) {
+                desk.waiting = None;
+                desk.grant(vm, claimed);
+                return Ok(Verdict::Won);
+            }
+            desk.waiting = Some((vm, claimed, now));
             let Some(left) = deadline.checked_duration_since(now).filter(|d| !d.is_zero()) else {
                 let text = format!("epoch {epoch} waits for the user: promote this replica");
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
@@ -148,6 +166,16 @@ mod tests {
         assert_eq!(manual.claim(1, 7, 11).expect("another claimant"), Verdict::Lost(latest));
         assert!(manual.claim(1, 8, 10).is_err(), "the next epoch needs the next word");
         assert!(manual.claim(2, 7, 10).is_err(), "so does another machine");
+    }
+
+    #[test]
+    fn a_word_given_before_the_claim_counts_for_one_claim() {
+        let promotion = Promotion::default();
+        let mut manual = Manual::new(promotion.clone());
+        promotion.promote_next();
+        assert_eq!(manual.claim(1, 7, 10).expect("promoted"), Verdict::Won);
+        assert_eq!(promotion.waiting(), None);
+        assert!(manual.claim(1, 8, 10).is_err(), "the next epoch needs the next word");
     }
 
     #[test]

@@ -33,6 +33,21 @@ pub(crate) const HISTORY: usize = 8;
 /// Entries of the log that are kept in words for the same purpose.
 const TAIL: usize = 64;
 
+/// Instructions after which a slice says something about their cost. Not more than the shortest
+/// slice has: else one slice that the host interrupted would make all that follow short for good.
+const MEASURED: u64 = 400;
+
+/// Instructions of a slice, if one costs `cost` ns of the host.
+fn slice_length(cost: f64) -> u64 {
+    (SLICE.as_nanos() as f64 / cost).clamp(500.0, 1e6) as u64
+}
+
+/// The cost of an instruction after a slice that came to `sample`: a slice that the host
+/// interrupted counts for a little.
+fn smoothed(cost: f64, sample: f64) -> f64 {
+    (cost * 0.75 + sample.min(cost * 4.0) * 0.25).clamp(0.1, 100.0)
+}
+
 /// A machine that has just come.
 pub(super) struct Arrived {
     pub(super) machine: Machine,
@@ -166,7 +181,7 @@ impl Following {
     }
 
     fn advance(&mut self, at: Instant, ends: &Ends) -> Result<bool, String> {
-        let most = (SLICE.as_nanos() as f64 / self.cost).clamp(500.0, 1e6) as u64;
+        let most = slice_length(self.cost);
         let (began, from) = (time::Instant::now(), self.machine.icount().0);
         let there = {
             let Self { mirrors, held, addresses, .. } = self;
@@ -175,9 +190,9 @@ impl Following {
             self.follower.advance(&mut self.machine, at, most, &mut outlet)?
         };
         let ran = self.machine.icount().0 - from;
-        if ran > 500 {
+        if ran >= MEASURED {
             let cost = began.elapsed().as_nanos() as f64 / ran as f64;
-            self.cost = (self.cost * 0.75 + cost * 0.25).clamp(0.1, 1e4);
+            self.cost = smoothed(self.cost, cost);
         }
         Ok(there)
     }
@@ -316,5 +331,25 @@ fn outlet<'a>(
             }
             held.push(output, wall_clock.saturating_add(now.0));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_long_again_soon_after_the_host_was_away() {
+        let mut cost = 2.0;
+        let usual = slice_length(cost);
+        for _ in 0..50 {
+            cost = smoothed(cost, 1e6);
+        }
+        let short = slice_length(cost);
+        assert!(short >= MEASURED && short < usual / 10, "{short}");
+        for _ in 0..30 {
+            cost = smoothed(cost, 2.0);
+        }
+        assert!(slice_length(cost) > usual * 9 / 10, "{cost}");
     }
 }
