@@ -166,17 +166,23 @@ fn ready(side: &Side) -> Console {
     console
 }
 
-#[test]
-fn a_machine_survives_one_kill_after_the_other() {
-    let place = Place::new();
-    let mut live = Side::start(&place, "a", "primary", None, &[]);
+/// Starts the first of `names` as primary and each next one as its backup, kills the live side once
+/// the backup has joined and the guest has counted `increments` times, and switches the guest off
+/// in the end; the last side, and the guest's last number.
+#[track_caller]
+fn outlives_kills<'n>(
+    side: impl Fn(&'n str, &str, Option<&'n str>) -> Side,
+    names: &[&'n str],
+    increments: u64,
+) -> (Side, u64) {
+    let mut live = side(names[0], "primary", None);
     let mut console = ready(&live);
     let mut last = 1;
-    for (name, peer) in [("b", "a"), ("c", "b"), ("d", "c")] {
-        let mut backup = Side::start(&place, name, "backup", Some(peer), &[]);
+    for pair in names.windows(2) {
+        let mut backup = side(pair[1], "backup", Some(pair[0]));
         backup.hears("protected");
         live.hears("protected");
-        for _ in 0..20 {
+        for _ in 0..increments {
             last += 1;
             assert_eq!(console.increment(), last);
         }
@@ -188,7 +194,15 @@ fn a_machine_survives_one_kill_after_the_other() {
         live = backup;
     }
     console.say("poweroff\r");
-    assert_eq!(live.ends(), Some(0));
+    assert_eq!(live.ends(), Some(0), "{}", live.said());
+    (live, last)
+}
+
+#[test]
+fn a_machine_survives_one_kill_after_the_other() {
+    let place = Place::new();
+    let side = |name: &str, role: &str, peer| Side::start(&place, name, role, peer, &[]);
+    let (live, _) = outlives_kills(side, &["a", "b", "c", "d"], 20);
     assert!(live.said().contains("power-off"), "{}", live.said());
 }
 
@@ -317,26 +331,7 @@ fn a_disk_that_both_sides_share() {
         let flags = [text(&image), "--net", &net, "--shared-disk"];
         Side::start(&place, name, role, peer, &flags)
     };
-    let mut live = side("a", "primary", None);
-    let mut console = ready(&live);
-    let mut last = 1;
-    for (name, peer) in [("b", "a"), ("c", "b")] {
-        let mut backup = side(name, "backup", Some(peer));
-        backup.hears("protected");
-        live.hears("protected");
-        for _ in 0..10 {
-            last += 1;
-            assert_eq!(console.increment(), last);
-        }
-        live.kill();
-        backup.hears("live, in epoch");
-        console = backup.console();
-        last += 1;
-        assert_eq!(console.increment_after(last - 1), last);
-        live = backup;
-    }
-    console.say("poweroff\r");
-    assert_eq!(live.ends(), Some(0), "{}", live.said());
+    let (_, last) = outlives_kills(side, &["a", "b", "c"], 10);
     // All of it is on the disk.
     let again = side("d", "primary", None);
     let mut console = again.console();

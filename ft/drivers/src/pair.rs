@@ -352,7 +352,9 @@ impl Pair {
                 Action::Persist(record) => {
                     if let Err(e) = self.write_down(&record) {
                         log::error!("{e}");
-                        if record.role == RecordRole::Syncing {
+                        // A machine that is live goes on all the same; a backup that cannot say
+                        // that it is one must not count.
+                        if record.role != RecordRole::Primary {
                             self.event(Event::TransferFailed(e.to_string()));
                         }
                     } else if record.role == RecordRole::Syncing {
