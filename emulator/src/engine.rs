@@ -4,6 +4,7 @@
 //! an event needs the machine's attention, or an instruction is left. Blocks are keyed by where
 //! their bytes lie and by [`Mode`]; a store into their bytes drops all blocks of the page.
 
+use crate::accelerator::Accelerator;
 use crate::core::{Core, Mode};
 use crate::cpu::{BLOCK_RIP, CS};
 use crate::decode::{self, Decoded, MAX_INSTRUCTIONS, MAX_LENGTH};
@@ -23,6 +24,8 @@ const BUCKETS: usize = 1 << 15;
 const NONE: u32 = u32::MAX;
 /// The cache is emptied when it holds this many decoded instructions (48 bytes each).
 const MAX_OPS: usize = 800_000;
+/// In the list of dropped pages: all of them.
+const ALL_PAGES: u32 = u32::MAX;
 
 /// Decoded instructions at one place.
 struct Block {
@@ -72,6 +75,12 @@ pub struct Engine {
     /// Bases and limits of CS outside 64-bit mode, by their part of the key.
     segments: BTreeMap<(u64, u32), u64>,
     segment: ((u64, u32), u64),
+    /// What runs instead of the interpreter where it can; `None` while it runs.
+    accelerator: Option<Box<dyn Accelerator>>,
+    /// It runs: what it must forget waits in `missed`.
+    lent: bool,
+    /// Pages that were dropped meanwhile; [`ALL_PAGES`] for all.
+    missed: Vec<u32>,
 }
 
 const UNUSED: Recent = Recent { la: 0, key: 0, salt: 0, start: 0, len: 0, count: 0 };
@@ -96,7 +105,50 @@ impl Engine {
             key_parts: (0, 0, true),
             segments: BTreeMap::new(),
             segment: (FLAT_CODE, 0),
+            accelerator: None,
+            lent: false,
+            missed: Vec::new(),
         }
+    }
+
+    /// Attaches what is to run instead of the interpreter, or detaches it; gives back the last one.
+    pub fn set_accelerator(
+        &mut self,
+        mut new: Option<Box<dyn Accelerator>>,
+    ) -> Option<Box<dyn Accelerator>> {
+        if let Some(new) = &mut new {
+            // It may come from another machine, or have missed that code was overwritten.
+            new.clear();
+        }
+        core::mem::replace(&mut self.accelerator, new)
+    }
+
+    /// What runs instead of the interpreter.
+    pub fn accelerator(&mut self) -> Option<&mut (dyn Accelerator + 'static)> {
+        self.accelerator.as_deref_mut()
+    }
+
+    /// Tells the accelerator that a page, or [`ALL_PAGES`], was dropped.
+    fn tell(&mut self, page: u32) {
+        match &mut self.accelerator {
+            Some(accelerator) if page == ALL_PAGES => accelerator.clear(),
+            Some(accelerator) => accelerator.drop_page(page),
+            None if self.lent => self.missed.push(page),
+            None => {}
+        }
+    }
+
+    /// Runs until the limit, an event or a trap, with what is there to do it.
+    fn run_fast(&mut self, core: &mut Core) -> Exit {
+        let Some(mut accelerator) = self.accelerator.take() else { return self.run_blocks(core) };
+        self.lent = true;
+        let exit = accelerator.run(self, core);
+        self.lent = false;
+        self.accelerator = Some(accelerator);
+        for page in core::mem::take(&mut self.missed) {
+            self.tell(page);
+        }
+        exit
     }
 
     /// Drops every block.
@@ -105,6 +157,7 @@ impl Engine {
             *blocks = Vec::new();
             core.ram.clear_code(page * PAGE);
         }
+        self.tell(ALL_PAGES);
         self.ops.clear();
         self.blocks.clear();
         self.buckets.fill(NONE);
@@ -122,7 +175,7 @@ impl Engine {
             if core.ram.has_stale_code() {
                 self.drop_stale(core);
             }
-            match self.run_blocks(core) {
+            match self.run_fast(core) {
                 Exit::Next => {}
                 Exit::Event => return Exit::Event,
                 Exit::Trap if core.cause == Cause::Alone => {
@@ -137,8 +190,10 @@ impl Engine {
         }
     }
 
-    /// Runs whole blocks for as long as they fit the limit.
-    fn run_blocks(&mut self, core: &mut Core) -> Exit {
+    /// Interprets blocks: until the limit, an event or a trap. An instruction that must run alone
+    /// is such a trap; the caller sees to it and to overwritten code. Comes back with
+    /// [`Exit::Next`] early for an instruction that crosses a page.
+    pub fn run_blocks(&mut self, core: &mut Core) -> Exit {
         self.refresh_key(core);
         loop {
             let rip = core.cpu.rip;
@@ -182,6 +237,38 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Interprets one block, or as much of it as the limit allows; otherwise as
+    /// [`Engine::run_blocks`].
+    pub fn run_block(&mut self, core: &mut Core) -> Exit {
+        self.refresh_key(core);
+        if core.icount >= core.limit {
+            return Exit::Next;
+        }
+        let rip = core.cpu.rip;
+        let la = core.code_address(rip);
+        let slot = &self.recent[hash(la)];
+        let found = if slot.la == la
+            && slot.key == self.keys[(la >> 63) as usize]
+            && slot.salt == self.salt
+        {
+            *slot
+        } else {
+            match self.find(core, rip) {
+                Ok(found) => found,
+                Err(Trap) => return Exit::Trap,
+            }
+        };
+        let left = core.limit - core.icount;
+        if left < u64::from(found.count) {
+            return self.run_tail(core, found, left);
+        }
+        let start = found.start as usize;
+        let ops = self.ops.get(start..start + usize::from(found.len)).unwrap_or_default();
+        let Some(first) = ops.first() else { return self.step_plain(core) };
+        core.cpu.regs[BLOCK_RIP] = rip;
+        (first.exec)(core, ops)
     }
 
     /// Runs the first `left` instructions of a block that is longer.
@@ -354,6 +441,7 @@ impl Engine {
                 self.unlink(id);
             }
             core.ram.clear_code(page as usize * PAGE);
+            self.tell(page);
         }
         self.epoch += 1;
     }
@@ -379,8 +467,8 @@ impl Engine {
     }
 }
 
-/// Records that code was decoded, so that stores to it are noticed.
-fn mark_code(core: &mut Core, at: usize, len: usize) {
+/// Records that the code at RAM offset `at` was decoded, so that stores to it are noticed.
+pub fn mark_code(core: &mut Core, at: usize, len: usize) {
     if !core.ram.has_code(at) {
         core.tlb.forget_writes_to(at & !(PAGE - 1));
     }

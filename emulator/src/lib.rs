@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod accelerator;
 pub mod core;
 pub mod cpu;
 pub mod debug;

@@ -3,6 +3,7 @@
 //! Contract: the same configuration and the same list of (icount, time, Input) give the same state
 //! at every count, however `run` is sliced.
 
+use crate::accelerator::Accelerator;
 use crate::core::Core;
 use crate::cpu::flags::{IF, TF};
 use crate::cpu::{Cpu, msr};
@@ -13,6 +14,7 @@ use crate::fingerprint::Fingerprint;
 use crate::interrupt::{Event, Source};
 use crate::op::Exit;
 use crate::snapshot;
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use devices::board::{Board, BoardConfig, Signal};
@@ -147,6 +149,20 @@ impl Machine {
         self.engine.clear(&mut self.core);
         self.core.update_mode();
         self.core.flush_tlb();
+    }
+
+    /// Attaches what is to run instead of the interpreter, or goes back to that with `None`. The
+    /// guest cannot tell. Gives back the last one.
+    pub fn set_accelerator(
+        &mut self,
+        accelerator: Option<Box<dyn Accelerator>>,
+    ) -> Option<Box<dyn Accelerator>> {
+        self.engine.set_accelerator(accelerator)
+    }
+
+    /// What runs instead of the interpreter.
+    pub fn accelerator(&mut self) -> Option<&mut (dyn Accelerator + 'static)> {
+        self.engine.accelerator()
     }
 
     /// Executes until `until` at the latest.

@@ -114,8 +114,8 @@ fn too_long(bytes: &[u8], mode: Mode) -> bool {
         && matches!(one(&bytes[1..MAX_LENGTH], 0, mode), Some((_, DecoderError::NoMoreBytes)))
 }
 
-/// Whether nothing is decoded beyond this instruction.
-fn ends_block(i: &Instruction) -> bool {
+/// Whether nothing is decoded beyond this instruction (other than an unconditional jump).
+pub fn ends_block(i: &Instruction) -> bool {
     use Mnemonic as M;
     match i.flow_control() {
         FlowControl::Next | FlowControl::ConditionalBranch => {}

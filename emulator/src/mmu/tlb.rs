@@ -24,6 +24,7 @@ const CODE_ENTRIES: usize = 256;
 
 /// One translation.
 #[derive(Clone, Copy, Default)]
+#[repr(C)]
 pub struct Entry {
     /// Linear page | revision, if reads may go straight to RAM; else 0.
     pub read: u64,
@@ -31,13 +32,15 @@ pub struct Entry {
     pub write: u64,
     /// RAM offset minus linear address.
     pub addend: u64,
-    /// Unused; keeps entries at 32 bytes.
-    _pad: u64,
+    /// The same plus the base given to [`Tlb::set_host_base`].
+    pub host: u64,
 }
 
 /// Cached translations.
 pub struct Tlb {
     entries: Box<[Entry; ENTRIES * SETS]>,
+    /// What [`Entry::host`] adds to [`Entry::addend`].
+    host_base: u64,
     /// First entry of the set in use.
     set: usize,
     /// Revisions in force: of the process's half of the address space, and of the upper half, which
@@ -84,6 +87,7 @@ impl Tlb {
         let entries = vec![Entry::default(); ENTRIES * SETS].into_boxed_slice();
         Self {
             entries: entries.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
+            host_base: 0,
             set: 0,
             revisions: [1, 2],
             upper_local: false,
@@ -107,6 +111,28 @@ impl Tlb {
             _ => usize::from(smap_off),
         };
         self.set = set * ENTRIES;
+    }
+
+    /// Gives [`Entry::host`] its base: where an accelerator has RAM. Forgets nothing.
+    pub fn set_host_base(&mut self, base: u64) {
+        if self.host_base != base {
+            self.host_base = base;
+            for entry in self.entries.iter_mut() {
+                entry.host = entry.addend.wrapping_add(base);
+            }
+        }
+    }
+
+    /// The [`ENTRIES`] entries of the set in use, by bits 12 and up of the linear address.
+    #[inline(always)]
+    pub fn window(&self) -> &[Entry] {
+        &self.entries[self.set..self.set + ENTRIES]
+    }
+
+    /// The low bits of tags, for the two halves of the address space.
+    #[inline(always)]
+    pub fn revisions(&self) -> [u64; 2] {
+        self.revisions
     }
 
     /// Whether the set in use may be filled.
@@ -144,6 +170,7 @@ impl Tlb {
         entry.read = tag;
         entry.write = if writable || keep_write { tag } else { 0 };
         entry.addend = (offset as u64 & PAGE_MASK).wrapping_sub(page);
+        entry.host = entry.addend.wrapping_add(self.host_base);
     }
 
     /// Notes that the large page `la..la+size` was cached, so that INVLPG finds its pieces.
