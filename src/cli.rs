@@ -23,6 +23,7 @@ Exit status:
   7            this backup's machine went another way than the primary's
   8            this backup was taken out of its pair
   9            this backup could not follow the primary
+  10           the engines of --engine both differ
   128 + n      ended by signal n";
 
 const KEYS: &str = "\
@@ -96,8 +97,12 @@ pub enum Command {
 /// Engines that execute the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
-    /// Decoded blocks, one instruction after the other
+    /// Decoded blocks, one instruction after the other; on every computer
     Interpreter,
+    /// Blocks translated to this computer's own instructions, where it is an x86-64
+    Jit,
+    /// Both on two machines with the same inputs, compared all the way; ends where they differ
+    Both,
 }
 
 /// What a log holds of the disks' content.
@@ -148,9 +153,10 @@ pub struct BootFlags {
     /// End when the guest resets itself
     #[arg(long)]
     pub no_reboot: bool,
-    /// What executes the guest's instructions
-    #[arg(long, value_name = "ENGINE", default_value = "interpreter")]
-    pub engine: Engine,
+    /// What executes the guest's instructions; a log of one engine replays with the other [default:
+    /// interpreter]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<Engine>,
     /// Write a log that 'ftemu replay' can execute again
     #[arg(long, value_name = "LOG")]
     pub record: Option<PathBuf>,
@@ -268,9 +274,10 @@ pub struct ReplayFlags {
     /// Write every frame of the network card to a pcapng file
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// What executes the guest's instructions
-    #[arg(long, value_name = "ENGINE", default_value = "interpreter")]
-    pub engine: Engine,
+    /// What executes the guest's instructions; a log of one engine replays with the other [default:
+    /// interpreter]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<Engine>,
     /// Write what the replay cost to a JSON file
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,

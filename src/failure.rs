@@ -12,6 +12,8 @@ pub enum Failure {
     Input(String),
     /// A replay that differs from its record.
     Diverged(String),
+    /// Two engines that differ.
+    Engines(String),
     /// The host failed on the way.
     Host(String),
 }
@@ -28,6 +30,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Input(_) => 3,
             Self::Diverged(_) => 4,
+            Self::Engines(_) => 10,
             Self::Host(_) => 5,
         }
     }
@@ -36,9 +39,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Input(text) | Self::Diverged(text) | Self::Host(text) => {
-                f.write_str(text)
-            }
+            Self::Usage(text)
+            | Self::Input(text)
+            | Self::Diverged(text)
+            | Self::Engines(text)
+            | Self::Host(text) => f.write_str(text),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod demo;
+mod engine;
 mod failure;
 mod targets;
 

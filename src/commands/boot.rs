@@ -1,7 +1,8 @@
 //! `ftemu boot`: a machine in the host's time.
 
 use super::{counter, files, protect, stats};
-use crate::cli::{BootFlags, LogDiskData, Role};
+use crate::cli::{BootFlags, Engine, LogDiskData, Role};
+use crate::engine;
 use crate::failure::Failure;
 use crate::targets::{NetTarget, RateFlag, RtcFlag, SerialTarget};
 use backends::console::{Console, file, socket, stdio, terminal};
@@ -16,6 +17,7 @@ use devices::board::BoardConfig;
 use devices::time::Icount;
 use drivers::backup::{self, BackupConfig, Ending};
 use drivers::control::{Server, status_line::StatusLine};
+use drivers::guest::Guest;
 use drivers::host::{Ends, Mail, Posts, mail};
 use drivers::live::{self, LiveConfig, Timing};
 use drivers::outcome::{Exit, Outcome};
@@ -40,6 +42,7 @@ type Disks = Vec<(Box<dyn Disk>, DiskSource)>;
 /// Boots a machine and runs it to its end.
 pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     check(flags)?;
+    let engine = engine::choose(flags.engine)?;
     let direct = direct_boot(flags)?;
     let disks = disks(flags)?;
     let mut sizes = [None; DISKS_MAX];
@@ -55,13 +58,16 @@ pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     let (disks, sources): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
     let (posts, mail) = mail();
     let ends = outgoing(flags, &posts, disks)?;
-    let host = Host { flags, posts, mail, ends };
+    let host = Host { flags, engine, posts, mail, ends };
     if flags.pair.role == Role::Backup {
         return host.backup(&config);
     }
     let mut machine = machine(&config)?;
     let recorder = recorder(flags, &mut machine, &config, named, sources)?;
-    host.live(&mut machine, config, recorder)
+    let mut guest = engine.guest(machine)?;
+    let status = host.live(&mut guest, config, recorder);
+    engine::verdict(&*guest)?;
+    status
 }
 
 /// Refuses flags that do not go together.
@@ -72,6 +78,9 @@ fn check(flags: &BootFlags) -> Result<(), Failure> {
     }
     match flags.pair.role {
         Role::Solo => protect::warn_alone(flags),
+        _ if flags.engine == Some(Engine::Both) => {
+            return usage("--engine both is for a machine that is no side of a pair");
+        }
         _ => protect::check(flags)?,
     }
     if flags.serial.len() > PORTS_MAX {
@@ -242,6 +251,7 @@ fn consoles(
 /// Everything on the host's side of a machine.
 struct Host<'a> {
     flags: &'a BootFlags,
+    engine: Engine,
     posts: Posts,
     mail: Mail,
     ends: Ends,
@@ -251,7 +261,7 @@ impl Host<'_> {
     /// Runs a machine that was just switched on.
     fn live(
         mut self,
-        machine: &mut Machine,
+        guest: &mut Box<dyn Guest>,
         config: Config,
         mut recorder: Recorder,
     ) -> Result<u8, Failure> {
@@ -265,7 +275,7 @@ impl Host<'_> {
         let raw = self.open_consoles()?;
         let control = self.open_control()?;
         let Some(mut protection) = protection else {
-            let outcome = live::run(machine, &live, self.mail, self.ends, &mut recorder);
+            let outcome = live::run(guest, &live, self.mail, self.ends, &mut recorder);
             drop((raw, control));
             return report(self.flags, outcome);
         };
@@ -279,7 +289,7 @@ impl Host<'_> {
         let line = self.open_status_line();
         let pair = Some(&mut protection.pair);
         let (mail, ends) = (self.mail, self.ends);
-        let outcome = live::run_protected(machine, &live, mail, ends, &mut recorder, pair, None);
+        let outcome = live::run_protected(guest, &live, mail, ends, &mut recorder, pair, None);
         drop((raw, control, line));
         protection.end(&outcome);
         report(self.flags, outcome)
@@ -297,6 +307,7 @@ impl Host<'_> {
             sizes: &sizes,
             shared: self.flags.pair.shared_disk,
             bundles: &protect::bundles(self.flags),
+            prepare: &|machine| self.engine.prepare(machine),
         };
         let pair = &mut protection.pair;
         let mut taken = match backup::run(pair, &backup, &self.mail, &mut self.ends) {

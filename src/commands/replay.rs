@@ -3,6 +3,7 @@
 use super::boot::{BUILD, machine};
 use super::{counter, files, stats};
 use crate::cli::ReplayFlags;
+use crate::engine;
 use crate::failure::Failure;
 use crate::targets::SerialTarget;
 use backends::console::{Console, file, stdio};
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 /// Replays a log.
 pub fn run(flags: &ReplayFlags) -> Result<u8, Failure> {
+    let engine = engine::choose(flags.engine)?;
     let path = &flags.log;
     let metadata = std::fs::metadata(path).map_err(|e| Failure::file(path, files::describe(&e)))?;
     if metadata.is_dir() {
@@ -45,7 +47,9 @@ pub fn run(flags: &ReplayFlags) -> Result<u8, Failure> {
     let disks = disks(path, &session)?;
     let ends = ends(flags)?;
     let config = ReplayConfig { to: flags.to.map(Icount), slice_seed: flags.slice_seed };
-    let replayed = replay::run(&mut machine, &mut log, disks, ends, &config);
+    let mut guest = engine.guest(machine)?;
+    let replayed = replay::run(&mut guest, &mut log, disks, ends, &config);
+    engine::verdict(&*guest)?;
     let replayed = replayed.map_err(|e| match e {
         ReplayError::Diverged { .. } => Failure::Diverged(format!("{}: {e}", path.display())),
         _ => Failure::file(path, e),

@@ -26,6 +26,10 @@ pub trait Guest {
     fn poll_output(&mut self) -> Option<Output>;
     /// Hash of the whole state.
     fn digest(&mut self) -> Digest;
+    /// Why it has ended before its time: it is not to be trusted any more.
+    fn failure(&self) -> Option<&str> {
+        None
+    }
     /// The whole machine, to be transferred; `None`: it cannot be.
     fn machine(&mut self) -> Option<&mut Machine> {
         None
@@ -67,5 +71,47 @@ impl Guest for Machine {
 
     fn machine(&mut self) -> Option<&mut Machine> {
         Some(self)
+    }
+}
+
+impl Guest for Box<dyn Guest> {
+    fn icount(&self) -> Icount {
+        (**self).icount()
+    }
+
+    fn now(&self) -> VirtualNs {
+        (**self).now()
+    }
+
+    fn run(&mut self, until: Icount) -> Stop {
+        (**self).run(until)
+    }
+
+    fn idle_to(&mut self, to: VirtualNs) {
+        (**self).idle_to(to);
+    }
+
+    fn inject(&mut self, input: Input) {
+        (**self).inject(input);
+    }
+
+    fn nic_has_room(&self, nic: u8) -> bool {
+        (**self).nic_has_room(nic)
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        (**self).poll_output()
+    }
+
+    fn digest(&mut self) -> Digest {
+        (**self).digest()
+    }
+
+    fn failure(&self) -> Option<&str> {
+        (**self).failure()
+    }
+
+    fn machine(&mut self) -> Option<&mut Machine> {
+        (**self).machine()
     }
 }

@@ -19,6 +19,7 @@ pub mod handover;
 pub mod held;
 pub mod host;
 pub mod live;
+pub mod lockstep;
 pub mod mirror;
 pub mod outcome;
 pub mod pace;

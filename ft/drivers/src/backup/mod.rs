@@ -42,6 +42,8 @@ pub struct BackupConfig<'a> {
     pub shared: bool,
     /// Where bundles go of machines that went different ways.
     pub bundles: &'a Path,
+    /// Gives a machine that has come over its engine.
+    pub prepare: &'a dyn Fn(&mut Machine),
 }
 
 /// How being a backup ended.
@@ -231,7 +233,8 @@ impl Backup<'_> {
                 self.place = Place::Empty;
                 self.pair.event(Event::TransferFailed(why));
             }
-            Some(Ok(arrived)) => {
+            Some(Ok(mut arrived)) => {
+                (self.config.prepare)(&mut arrived.machine);
                 let following = Following::new(*arrived, self.config.shared, self.ends);
                 self.place = Place::Here(Box::new(following));
                 self.pair.event(Event::Adopted);

@@ -292,6 +292,9 @@ impl<G: Guest> Live<'_, G> {
             let stop = self.slice();
             self.take_outputs();
             self.digest_if_due();
+            if self.guest.failure().is_some() {
+                return Ok(Exit::Diverged);
+            }
             self.report(matches!(stop, Stop::Halted(_)));
             match stop {
                 Stop::Reached | Stop::Output => {}
