@@ -205,6 +205,16 @@ pub enum Role {
     Backup,
 }
 
+/// Where a backup has the data from that its guest reads off a shared disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiskReads {
+    /// Out of the log: the primary sends it
+    Log,
+    /// From the disk, which it reads itself: less to send, but the primary's writes wait until what
+    /// they overwrite has been read
+    Backup,
+}
+
 /// Flags of `ftemu boot` for a pair.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "A pair of computers")]
@@ -244,6 +254,9 @@ pub struct PairFlags {
     /// a path, or nbd://HOST:PORT/EXPORT
     #[arg(long)]
     pub shared_disk: bool,
+    /// With --shared-disk: how the backup gets what the guest reads
+    #[arg(long, value_name = "HOW", default_value = "log")]
+    pub disk_reads: DiskReads,
     /// Listen on this Unix socket for 'ftemu ctl'
     #[arg(long, value_name = "SOCK")]
     pub control: Option<PathBuf>,

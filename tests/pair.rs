@@ -339,6 +339,94 @@ fn a_disk_that_both_sides_share() {
     assert_eq!(console.increment(), last + 1);
 }
 
+/// The log's bytes, by a live side's own account.
+fn log_bytes(control: &Path) -> u64 {
+    let output = ftemu::run(&["ctl", text(control), "status", "--json"]);
+    ftemu::expect_status(&output, 0);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (_, rest) = said.split_once("\"log_bytes\":").expect("it says so");
+    let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("a number")
+}
+
+#[test]
+fn a_backup_reads_a_shared_disk_itself() {
+    let place = Place::new();
+    let mut cost = Vec::new();
+    for reads in ["log", "backup"] {
+        let image = place.file(&format!("{reads}.img"), IMAGE);
+        let control = place.path(&format!("{reads}.control"));
+        let side = |name: &str, role: &str, peer: Option<&str>| {
+            let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+            let flags = [text(&image), "--net", &net, "--shared-disk", "--disk-reads", reads];
+            let more = if role == "primary" { &["--control", text(&control)][..] } else { &[] };
+            Side::start(&place, name, role, peer, &[&flags[..], more].concat())
+        };
+        let mut a = side(&format!("{reads}-a"), "primary", None);
+        let mut console = ready(&a);
+        let mut b = side(&format!("{reads}-b"), "backup", Some(&format!("{reads}-a")));
+        b.hears("protected");
+        a.hears("protected");
+        assert_eq!(console.increment(), 2);
+        // The guest's program is read again, by both.
+        let before = log_bytes(&control);
+        ftemu::expect_status(&ftemu::run(&["ctl", text(&control), "reset"]), 0);
+        console.hears(|line| line.starts_with("counter: ready").then_some(()));
+        assert_eq!(console.increment(), 3);
+        cost.push(log_bytes(&control) - before);
+        a.kill();
+        b.hears("live, in epoch 2");
+        let mut console = b.console();
+        assert_eq!(console.increment_after(3), 4);
+        console.say("poweroff\r");
+        assert_eq!(b.ends(), Some(0), "{}", b.said());
+    }
+    println!("bytes of the log, with data and without: {cost:?}");
+    assert!(cost[1] * 2 < cost[0], "{cost:?}");
+}
+
+#[test]
+fn who_hangs_writes_nothing_to_a_shared_disk_when_it_wakes() {
+    let place = Place::new();
+    let image = place.file("shared.img", IMAGE);
+    let side = |name: &str, role: &str, peer: Option<&str>| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        let flags = [text(&image), "--net", &net, "--shared-disk"];
+        Side::start(&place, name, role, peer, &flags)
+    };
+    let names = ["a", "b", "c", "d"];
+    let mut live = side(names[0], "primary", None);
+    let mut console = ready(&live);
+    let mut last = 1;
+    for pair in names.windows(2) {
+        let mut backup = side(pair[1], "backup", Some(pair[0]));
+        backup.hears("protected");
+        live.hears("protected");
+        for _ in 0..5 {
+            last += 1;
+            assert_eq!(console.increment(), last);
+        }
+        // Stopped with a write on its way.
+        console.say("incr\r");
+        live.signal(rustix::process::Signal::STOP);
+        backup.hears("live, in epoch");
+        let mut taken = backup.console();
+        last = taken.increment_after(last);
+        live.signal(rustix::process::Signal::CONT);
+        for _ in 0..20 {
+            last = taken.increment_after(last);
+        }
+        assert_eq!(live.ends(), Some(6), "{}", live.said());
+        last = taken.increment_after(last);
+        (live, console) = (backup, taken);
+    }
+    live.kill();
+    let again = side("e", "primary", None);
+    let mut console = again.console();
+    console.hears(|line| line.starts_with("counter: ready").then_some(()));
+    assert_eq!(console.increment(), last + 1, "nothing old came over what was written later");
+}
+
 #[test]
 fn who_does_not_fit_is_refused_and_disturbs_nothing() {
     let place = Place::new();

@@ -43,6 +43,9 @@ pub enum Event {
         at: Instant,
         /// How many.
         count: u64,
+        /// They wait until the backup has executed the log up to here, too: one of them overwrites
+        /// what it may still have to read.
+        executed: bool,
     },
     /// Live: the machine stands at `at`.
     Ran {
@@ -141,6 +144,9 @@ pub enum Action {
         epoch: Epoch,
         /// Outputs from here on may not have left the machine's former home: let them leave now.
         emit_from: OutputNo,
+        /// Until then the machine's former home may take itself for the live side: what both can
+        /// write is not written before.
+        rival_until: HostNs,
     },
     /// Make this durable beside the machine's disks.
     Persist(Record),
@@ -157,6 +163,18 @@ pub enum Action {
     Tell(Notice),
     /// The end; no action follows.
     Halt(Halt),
+}
+
+/// How long a replica may take itself for the live side: for what it does outside the rules for
+/// outputs, such as a write to storage that the other side can reach that was let go a while ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// There is nobody who could be live after it.
+    Open,
+    /// Nobody is live after it before this time of its clock.
+    Until(HostNs),
+    /// It is not live, or somebody may be live after it.
+    Ended,
 }
 
 /// How fast a live machine may run.

@@ -43,6 +43,10 @@ pub enum Message {
         frame: Vec<u8>,
         /// Outputs below this have been released.
         released: OutputNo,
+        /// The primary wants to hear at once when entries below this are executed; 0: it does not.
+        wanted: u64,
+        /// Milliseconds of the primary's clock, for [`Ack::stamp`].
+        stamp: u64,
     },
     /// What the backup has, and that it lives.
     Ack(Ack),
@@ -122,6 +126,8 @@ pub struct Ack {
     pub icount: u64,
     /// Bytes of entries that wait for execution.
     pub waiting_bytes: u64,
+    /// Of the latest message of the primary that has come: the backup was one after that was sent.
+    pub stamp: u64,
 }
 
 /// Why a replica leaves.
@@ -194,8 +200,8 @@ mod tests {
             Message::Transfer(vec![0xFF; 300]),
             Message::Commit(commit),
             Message::Joined,
-            Message::Log { frame: vec![1, 2, 3], released: OutputNo(4) },
-            Message::Ack(Ack { received: 1, executed: 2, icount: 3, waiting_bytes: 4 }),
+            Message::Log { frame: vec![1, 2, 3], released: OutputNo(4), wanted: 5, stamp: 6 },
+            Message::Ack(Ack { received: 1, executed: 2, icount: 3, waiting_bytes: 4, stamp: 5 }),
             Message::Diverged { icount: 1, what: "cpu".to_string(), evidence: vec![9] },
             Message::Bye(Bye::Ended),
         ]
@@ -212,10 +218,12 @@ mod tests {
             let longer = [&bytes[..], &[0]].concat();
             assert!(Message::decode(&longer).is_err());
         }
-        let log = Message::Log { frame: vec![0; 30], released: OutputNo(70_000) };
-        assert!(log.encode().len() <= 30 + 14, "{}", log.encode().len());
-        let ack = Ack { received: 70_000, executed: 70_000, icount: 1 << 40, waiting_bytes: 9 };
-        assert!(Message::Ack(ack).encode().len() <= 28);
+        let (released, wanted, stamp) = (OutputNo(70_000), 0, 70_000);
+        let log = Message::Log { frame: vec![0; 30], released, wanted, stamp };
+        assert!(log.encode().len() <= 30 + 20, "{}", log.encode().len());
+        let (received, executed) = (70_000, 70_000);
+        let ack = Ack { received, executed, icount: 1 << 40, waiting_bytes: 9, stamp };
+        assert!(Message::Ack(ack).encode().len() <= 33);
     }
 
     proptest! {

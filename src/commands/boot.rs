@@ -6,6 +6,7 @@ use crate::engine;
 use crate::failure::Failure;
 use crate::targets::{NetTarget, RateFlag, RtcFlag, SerialTarget};
 use backends::console::{Console, file, socket, stdio, terminal};
+use backends::disk::fence::Fence;
 use backends::disk::memory::MemoryDisk;
 use backends::disk::overlay::Overlay;
 use backends::disk::raw::Access;
@@ -57,8 +58,9 @@ pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     let config = Config { ram_bytes: flags.memory, board, direct_boot: boot };
     let (disks, sources): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
     let (posts, mail) = mail();
-    let ends = outgoing(flags, &posts, disks)?;
-    let host = Host { flags, engine, posts, mail, ends };
+    let fence = (flags.pair.shared_disk && flags.pair.role != Role::Solo).then(Fence::new);
+    let ends = outgoing(flags, &posts, disks, fence.as_ref())?;
+    let host = Host { flags, engine, posts, mail, ends, fence };
     if flags.pair.role == Role::Backup {
         return host.backup(&config);
     }
@@ -144,7 +146,11 @@ fn disk(flags: &BootFlags, path: &Path) -> Result<(Box<dyn Disk>, DiskSource), F
         return Ok((disk, DiskSource::Log));
     }
     if !flags.snapshot {
-        return Ok((Box::new(files::image(path, access)?), DiskSource::Log));
+        let mut image = files::image(path, access)?;
+        if flags.pair.shared_disk {
+            image.share();
+        }
+        return Ok((Box::new(image), DiskSource::Log));
     }
     let mut image = files::image(path, Access::ReadOnly)?;
     let by_name = flags.record.is_some() && flags.log_disk_data == LogDiskData::Auto;
@@ -182,7 +188,12 @@ fn recorder(
 }
 
 /// Opens the host's ends.
-fn outgoing(flags: &BootFlags, posts: &Posts, disks: Vec<Box<dyn Disk>>) -> Result<Ends, Failure> {
+fn outgoing(
+    flags: &BootFlags,
+    posts: &Posts,
+    disks: Vec<Box<dyn Disk>>,
+    fence: Option<&Fence>,
+) -> Result<Ends, Failure> {
     let host = |e: std::io::Error| Failure::Host(e.to_string());
     let mut ends = Ends::default();
     if let Some(path) = &flags.debugcon {
@@ -193,7 +204,8 @@ fn outgoing(flags: &BootFlags, posts: &Posts, disks: Vec<Box<dyn Disk>>) -> Resu
         ends.capture = Some(Capture::new(out, 1).map_err(|e| Failure::file(path, e))?);
     }
     for (index, disk) in disks.into_iter().enumerate() {
-        let worker = DiskWorker::spawn(index as u8, disk, posts.answers.clone());
+        let (fence, post) = (fence.cloned(), posts.answers.clone());
+        let worker = DiskWorker::spawn_behind(fence, index as u8, disk, post);
         ends.disks.push(worker.map_err(host)?);
     }
     let network: Option<Box<dyn Network>> = match &flags.net {
@@ -255,6 +267,8 @@ struct Host<'a> {
     posts: Posts,
     mail: Mail,
     ends: Ends,
+    /// Before shared disks.
+    fence: Option<Fence>,
 }
 
 impl Host<'_> {
@@ -267,7 +281,10 @@ impl Host<'_> {
     ) -> Result<u8, Failure> {
         let protection = match self.flags.pair.role {
             Role::Solo => None,
-            _ => Some(protect::pair(self.flags, &config, self.mail.bell.waker())?),
+            _ => {
+                let (fence, waker) = (self.fence.clone(), self.mail.bell.waker());
+                Some(protect::pair(self.flags, &config, fence, waker)?)
+            }
         };
         let mut live = live_config(self.flags);
         live.disk_sizes = self.copies(&config);
@@ -297,7 +314,8 @@ impl Host<'_> {
 
     /// Waits for a machine, follows it, and runs it when it is ours.
     fn backup(mut self, config: &Config) -> Result<u8, Failure> {
-        let mut protection = protect::pair(self.flags, config, self.mail.bell.waker())?;
+        let (fence, waker) = (self.fence.clone(), self.mail.bell.waker());
+        let mut protection = protect::pair(self.flags, config, fence, waker)?;
         let raw = self.open_consoles()?;
         let control = self.open_control()?;
         let line = self.open_status_line();
@@ -305,7 +323,7 @@ impl Host<'_> {
         let backup = BackupConfig {
             machine: config,
             sizes: &sizes,
-            shared: self.flags.pair.shared_disk,
+            shared: protect::shared(self.flags),
             bundles: &protect::bundles(self.flags),
             prepare: &|machine| self.engine.prepare(machine),
         };

@@ -3,14 +3,16 @@
 
 use super::boot::{BUILD, random_number};
 use super::files;
-use crate::cli::{BootFlags, PairFlags, Role};
+use crate::cli::{BootFlags, DiskReads, PairFlags, Role};
 use crate::failure::Failure;
 use crate::targets::{Pairing, RateFlag};
+use backends::disk::fence::Fence;
 use backends::wake::Waker;
 use drivers::arbiter::Arbiter;
 use drivers::arbiter::manual::Promotion;
 use drivers::arbiter::target::Target;
 use drivers::channel::{Channel, ChannelConfig, Code, Formats, Greeting, Key, Secret};
+use drivers::copy::Reads;
 use drivers::outcome::{Exit, Outcome};
 use drivers::pair::{Keep, Pair, Parts};
 use drivers::sidecar::{self, Record};
@@ -129,6 +131,14 @@ impl Protection {
     }
 }
 
+/// How disks are read that both sides have; `None`: each has its own.
+pub fn shared(flags: &BootFlags) -> Option<Reads> {
+    flags.pair.shared_disk.then_some(match flags.pair.disk_reads {
+        DiskReads::Log => Reads::Log,
+        DiskReads::Backup => Reads::Backup,
+    })
+}
+
 /// Refuses flags that do not go together.
 pub fn check(flags: &BootFlags) -> Result<(), Failure> {
     let usage = |text: &str| Err(Failure::Usage(text.into()));
@@ -194,8 +204,13 @@ pub fn bundles(flags: &BootFlags) -> PathBuf {
     found.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| ".".into())
 }
 
-/// This side of the pair for the machine of `config`.
-pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protection, Failure> {
+/// This side of the pair for the machine of `config`; `fence` stands before shared disks.
+pub fn pair(
+    flags: &BootFlags,
+    config: &Config,
+    fence: Option<Fence>,
+    waker: Waker,
+) -> Result<Protection, Failure> {
     let host = |e: io::Error| Failure::Host(e.to_string());
     let pair = &flags.pair;
     let key = match &pair.key {
@@ -246,7 +261,7 @@ pub fn pair(flags: &BootFlags, config: &Config, waker: Waker) -> Result<Protecti
         promotion,
         keep,
         disks,
-        shared: flags.pair.shared_disk,
+        shared: fence.zip(shared(flags)),
     };
     let pair = Pair::new(parts, waker).map_err(host)?;
     Ok(Protection { pair, records })
@@ -331,6 +346,7 @@ fn greeting(flags: &BootFlags, config: &Config) -> Greeting {
         ("serial ports", config.board.uarts.to_string()),
         ("direct boot", if flags.kernel.is_some() { "yes" } else { "no" }.into()),
         ("shared disks", if flags.pair.shared_disk { "yes" } else { "no" }.into()),
+        ("data of disk reads", format!("{:?}", flags.pair.disk_reads).to_lowercase()),
         ("heartbeat", format!("{} ms", flags.pair.heartbeat)),
         ("timeout", format!("{} ms", flags.pair.timeout)),
     ];

@@ -6,6 +6,7 @@
 //! in [`wake::Bell::wait`].
 #![deny(unsafe_code)]
 
+pub mod clock;
 pub mod console;
 pub mod disk;
 pub mod net;

@@ -3,15 +3,21 @@
 //! Contract: recorder and replayer go through the same answers in the same order and keep the same
 //! set of known sectors: those read or written before. The log holds the data of unknown ones only.
 //! A disk that the log names by its content is known from the start.
+//!
+//! Of a disk that two sides share, either all data is in the log, or the log's reader reads for
+//! itself. Then a read that overlaps a write which has no answer is in the log all the same, since
+//! nobody can tell which of the two came first; of other reads, the log has a hash. What they read
+//! must stay on the disk until the reader has it: see [`DiskLog::overwrites_unread`].
 
 use crate::wire::{Answer, Header, decode, encode};
 use backends::disk::overlay::{SectorSet, unnamed_file};
 use backends::disk::{Disk, SECTOR};
 use devices::io::{DiskOperation, DiskResult};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What a request does to which sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +33,18 @@ impl Extent {
             DiskOperation::Read { lba, sectors } => Self::Read(*lba, (*sectors).into()),
             DiskOperation::Write { lba, data } => Self::Write(*lba, (data.len() / SECTOR) as u64),
             DiskOperation::Flush => Self::Flush,
+        }
+    }
+}
+
+impl Extent {
+    /// Whether both have a sector.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Flush, _) | (_, Self::Flush) => false,
+            (Self::Read(a, n) | Self::Write(a, n), Self::Read(b, m) | Self::Write(b, m)) => {
+                *a < b.saturating_add(*m) && *b < a.saturating_add(*n)
+            }
         }
     }
 }
@@ -77,6 +95,21 @@ impl Known {
     }
 }
 
+/// How the log's reader gets what is read from a disk that it shares with the log's writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// From the log.
+    Log,
+    /// From the disk.
+    Backup,
+}
+
+/// What a read that was logged without its data must have given.
+#[must_use]
+pub(crate) fn data_hash(data: &[u8]) -> [u8; 8] {
+    xxh3_64(data).to_le_bytes()
+}
+
 /// The recorder's side.
 #[derive(Clone, Debug)]
 pub struct DiskLog {
@@ -85,8 +118,12 @@ pub struct DiskLog {
     pending: BTreeMap<u64, Extent>,
     /// Of this, what was asked before the log's reader had the disk.
     early: BTreeSet<u64>,
-    /// The reader has no copy: all data is for the log.
-    shared: bool,
+    /// The reader has no copy.
+    shared: Option<Reads>,
+    /// A read that has just been answered without its data.
+    answered: Option<(u64, u64)>,
+    /// Reads that the reader may not have made: number of the entry, and sectors.
+    unread: VecDeque<(u64, u64, u64)>,
 }
 
 impl DiskLog {
@@ -95,13 +132,14 @@ impl DiskLog {
     #[must_use]
     pub fn new(named: bool) -> Self {
         let known = if named { Known::all() } else { Known::Only(SectorSet::default()) };
-        Self { known, pending: BTreeMap::new(), early: BTreeSet::new(), shared: false }
+        let (pending, early) = (BTreeMap::new(), BTreeSet::new());
+        Self { known, pending, early, shared: None, answered: None, unread: VecDeque::new() }
     }
 
     /// A disk of which the log's reader has no copy of its own.
     #[must_use]
-    pub fn shared() -> Self {
-        Self { shared: true, ..Self::new(true) }
+    pub fn shared(reads: Reads) -> Self {
+        Self { shared: Some(reads), ..Self::new(true) }
     }
 
     /// A reader begins here who has the disk as it is, but need not have it as it was when requests
@@ -109,27 +147,71 @@ impl DiskLog {
     pub fn reader_joins(&mut self) {
         self.known = Known::all();
         self.early = self.pending.keys().copied().collect();
+        self.unread.clear();
     }
 
     /// The guest has asked for `operation`.
     pub fn ask(&mut self, request: u64, operation: &DiskOperation) {
-        self.pending.insert(request, Extent::of(operation));
+        let new = Extent::of(operation);
+        if self.shared == Some(Reads::Backup) {
+            for (&old, extent) in &self.pending {
+                match (extent, &new) {
+                    (Extent::Read(..), Extent::Write(..)) if extent.overlaps(&new) => {
+                        self.early.insert(old);
+                    }
+                    (Extent::Write(..), Extent::Read(..)) if extent.overlaps(&new) => {
+                        self.early.insert(request);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.pending.insert(request, new);
+    }
+
+    /// The answer that was last asked for is entry `seq` of the log; the reader has executed those
+    /// below `executed`.
+    pub fn logged(&mut self, seq: u64, executed: u64) {
+        self.forget_read(executed);
+        self.unread.extend(self.answered.take().map(|(lba, count)| (seq, lba, count)));
+    }
+
+    fn forget_read(&mut self, executed: u64) {
+        while self.unread.front().is_some_and(|(seq, ..)| *seq < executed) {
+            self.unread.pop_front();
+        }
+    }
+
+    /// Whether `operation` must wait until the reader, who has executed the entries below
+    /// `executed`, has executed all there are: it overwrites what one of them reads.
+    #[must_use]
+    pub fn overwrites_unread(&mut self, operation: &DiskOperation, executed: u64) -> bool {
+        self.forget_read(executed);
+        let DiskOperation::Write { .. } = operation else { return false };
+        let write = Extent::of(operation);
+        self.unread.iter().any(|&(_, lba, count)| write.overlaps(&Extent::Read(lba, count)))
     }
 
     /// The guest gets an answer that nobody reads of.
     pub fn answer_unlogged(&mut self, request: u64) {
         self.pending.remove(&request);
+        self.early.remove(&request);
     }
 
     /// The bytes that log the answer `result` of disk `disk` to `request`.
     pub fn answer(&mut self, disk: u8, request: u64, result: &DiskResult) -> Vec<u8> {
         let extent = self.pending.remove(&request);
+        let early = self.early.remove(&request);
         let header = |answer| Header::DiskDone { disk, request, answer };
         let bytes = match (result, extent) {
             (DiskResult::Done, _) => encode(&header(Answer::Done), &[]),
             (DiskResult::Failed, _) => encode(&header(Answer::Failed), &[]),
             (DiskResult::Data(data), Some(Extent::Read(lba, count))) => {
-                let early = self.early.remove(&request) || self.shared;
+                if !early && self.shared == Some(Reads::Backup) {
+                    self.answered = Some((lba, count));
+                    return encode(&header(Answer::Hash), &data_hash(data));
+                }
+                let early = early || self.shared.is_some();
                 let unknown = if early { data.clone() } else { self.unknown(lba, count, data) };
                 if unknown.is_empty() {
                     encode(&header(Answer::Known), &[])

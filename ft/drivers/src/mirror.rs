@@ -5,12 +5,17 @@
 //! the log says that it is known, which may have to be waited for, else from the log. A request
 //! that fails here alone is the end of this copy. The same sectors are known on both sides: see
 //! [`crate::copy::DiskLog`].
+//!
+//! Where the disk is the primary's, data comes from the log, or from that disk: it is read until it
+//! is what the primary has read. The primary leaves it there until then, so what differs or fails
+//! is this host's matter (a cache, a connection), and may end.
 
-use crate::copy::{Extent, Known, unpack};
+use crate::copy::{Extent, Known, Reads, data_hash, unpack};
 use crate::wire::Answer;
 use backends::disk::SECTOR;
 use devices::io::{DiskOperation, DiskResult};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 /// Numbers from here on are of requests that the guest knows nothing of.
 pub const INTERNAL: u64 = 1 << 63;
@@ -21,9 +26,22 @@ struct Pending {
     operation: DiskOperation,
     /// It was made before this side had the disk.
     early: bool,
+    /// It has been asked for here, and not been answered.
+    asked: bool,
     /// What the own copy has answered.
     own: Option<DiskResult>,
 }
+
+/// A read that does not give what the primary has read.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    since: Instant,
+    /// When it is tried again.
+    again: Instant,
+}
+
+/// Between two attempts at such a read.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// One disk.
 #[derive(Debug)]
@@ -33,9 +51,10 @@ pub struct Mirror {
     /// Requests that the log has answered and the own copy has not; whether they may fail.
     late: BTreeMap<u64, bool>,
     /// There is no own copy: the primary's is this side's, too.
-    shared: bool,
+    shared: Option<Reads>,
+    trouble: Option<Trouble>,
     next_internal: u64,
-    writes: Vec<(u64, DiskOperation)>,
+    requests: Vec<(u64, DiskOperation)>,
 }
 
 impl Default for Mirror {
@@ -61,23 +80,42 @@ impl Mirror {
             known: Known::all(),
             pending: BTreeMap::new(),
             late: BTreeMap::new(),
-            shared: false,
+            shared: None,
+            trouble: None,
             next_internal: INTERNAL,
-            writes: Vec::new(),
+            requests: Vec::new(),
         }
     }
 
-    /// No copy, but the primary's disk: it is not asked before this side is live.
+    /// No copy, but the primary's disk, which is not written before this side is live.
     #[must_use]
-    pub fn shared() -> Self {
-        Self { shared: true, ..Self::new() }
+    pub fn shared(reads: Reads) -> Self {
+        Self { shared: Some(reads), ..Self::new() }
     }
 
-    /// The guest has asked for `operation`, which goes to the own copy, too. `early`: before this
-    /// side had the disk.
-    pub fn ask(&mut self, request: u64, operation: DiskOperation, early: bool) {
-        let early = early || self.shared;
-        self.pending.insert(request, Pending { operation, early, own: None });
+    /// The guest has asked for `operation`. `early`: before this side had the disk. Whether the
+    /// request is for this side's disk, too.
+    #[must_use]
+    pub fn ask(&mut self, request: u64, operation: DiskOperation, early: bool) -> bool {
+        let asked = match self.shared {
+            None => true,
+            Some(Reads::Log) => false,
+            Some(Reads::Backup) => !early && matches!(operation, DiskOperation::Read { .. }),
+        };
+        self.pending.insert(request, Pending { operation, early, asked, own: None });
+        asked
+    }
+
+    /// For how long what the log wants read cannot be read here.
+    #[must_use]
+    pub fn troubled(&self) -> Option<Duration> {
+        self.trouble.map(|trouble| trouble.since.elapsed())
+    }
+
+    /// When that is to be tried again.
+    #[must_use]
+    pub fn retry(&self) -> Option<Duration> {
+        self.trouble.map(|trouble| trouble.again.saturating_duration_since(Instant::now()))
     }
 
     /// The own copy has answered.
@@ -86,6 +124,7 @@ impl Mirror {
     /// It failed where the primary's did not.
     pub fn own(&mut self, request: u64, result: DiskResult) -> Result<(), MirrorError> {
         if let Some(pending) = self.pending.get_mut(&request) {
+            pending.asked = false;
             pending.own = Some(result);
             return Ok(());
         }
@@ -120,14 +159,18 @@ impl Mirror {
                     None => return Ok(None),
                 }
             }
+            (Answer::Hash, Extent::Read(..)) => match self.reread(request, logged)? {
+                Some(data) => DiskResult::Data(data),
+                None => return Ok(None),
+            },
             _ => return Err(not_asked),
         };
         let failed_there = result == DiskResult::Failed;
         let pending = self.pending.remove(&request).expect("looked at above");
         self.known.learn(extent, failed_there);
         match pending.own {
-            None if self.shared => {}
-            None => drop(self.late.insert(request, failed_there)),
+            None if !pending.asked => {}
+            None => drop(self.late.insert(request, failed_there || self.shared.is_some())),
             Some(DiskResult::Failed) if result == DiskResult::Done => return Err(failed()),
             Some(_) => {}
         }
@@ -143,7 +186,8 @@ impl Mirror {
         count: u64,
         logged: &[u8],
     ) -> Result<Option<(Vec<u8>, Vec<(u64, Vec<u8>)>)>, MirrorError> {
-        let runs = match pending.early {
+        let travels = pending.early || self.shared.is_some();
+        let runs = match travels {
             true => vec![(lba, count, false)],
             false => self.known.runs(lba, count),
         };
@@ -161,7 +205,7 @@ impl Mirror {
             let at = (first - lba) as usize * SECTOR;
             let (part, later) = rest.split_at(n as usize * SECTOR);
             data[at..at + part.len()].copy_from_slice(part);
-            if !pending.early {
+            if !travels {
                 unknown.push((first, part.to_vec()));
             }
             rest = later;
@@ -180,15 +224,45 @@ impl Mirror {
             });
             if !later {
                 self.late.insert(self.next_internal, false);
-                self.writes.push((self.next_internal, DiskOperation::Write { lba, data }));
+                self.requests.push((self.next_internal, DiskOperation::Write { lba, data }));
                 self.next_internal += 1;
             }
         }
     }
 
-    /// What the own copy is to write besides what the guest asks for.
-    pub fn take_writes(&mut self) -> Vec<(u64, DiskOperation)> {
-        std::mem::take(&mut self.writes)
+    /// What a disk that is the primary's gives for a read, if it is what the primary has read.
+    fn reread(&mut self, request: u64, hash: &[u8]) -> Result<Option<Vec<u8>>, MirrorError> {
+        let pending = self.pending.get_mut(&request).expect("looked at by the caller");
+        if pending.early || self.shared != Some(Reads::Backup) || hash.len() != 8 {
+            return Err(MirrorError::Differs("a read that was to be in the log"));
+        }
+        match pending.own.take() {
+            None if pending.asked => return Ok(None),
+            None => {}
+            Some(DiskResult::Data(data)) if data_hash(&data) == hash => {
+                self.trouble = None;
+                return Ok(Some(data));
+            }
+            Some(_) => {
+                let now = Instant::now();
+                let since = self.trouble.map_or(now, |trouble| trouble.since);
+                self.trouble = Some(Trouble { since, again: now + PAUSE });
+            }
+        }
+        let now = Instant::now();
+        if self.trouble.is_none_or(|trouble| trouble.again <= now) {
+            if let Some(trouble) = &mut self.trouble {
+                trouble.again = now + PAUSE;
+            }
+            pending.asked = true;
+            self.requests.push((request, pending.operation.clone()));
+        }
+        Ok(None)
+    }
+
+    /// What this side's disk is to do besides what the guest has just asked for.
+    pub fn take_requests(&mut self) -> Vec<(u64, DiskOperation)> {
+        std::mem::take(&mut self.requests)
     }
 
     /// The machine goes live with this copy: its requests that wait for an answer, in order, with
@@ -196,9 +270,14 @@ impl Mirror {
     #[expect(clippy::type_complexity)]
     #[must_use]
     pub fn into_live(self) -> (Vec<(u64, DiskOperation, Option<DiskResult>)>, BTreeSet<u64>) {
-        let pending = self.pending.into_iter();
-        let pending = pending.map(|(number, pending)| (number, pending.operation, pending.own));
-        (pending.collect(), self.late.into_keys().collect())
+        let mut late: BTreeSet<u64> = self.late.into_keys().collect();
+        let shared = self.shared.is_some();
+        // A shared disk is asked for everything again: what it gave before is of no use.
+        late.extend(self.pending.iter().filter(|(_, p)| shared && p.asked).map(|(n, _)| *n));
+        let pending = self.pending.into_iter().map(|(number, Pending { operation, own, .. })| {
+            (number, operation, own.filter(|_| !shared))
+        });
+        (pending.collect(), late)
     }
 }
 
@@ -267,7 +346,7 @@ mod tests {
                 self.mirror.own(request, done).expect("it works");
             }
             assert_eq!(seen.as_ref(), Some(result), "request {request}");
-            for (number, write) in self.mirror.take_writes() {
+            for (number, write) in self.mirror.take_requests() {
                 let done = perform(&mut self.here, 0, &write);
                 self.mirror.own(number, done).expect("it works");
             }
@@ -285,7 +364,7 @@ mod tests {
             for request in 0..400 {
                 let operation = operation(&mut numbers);
                 pair.log.ask(request, &operation);
-                pair.mirror.ask(request, operation.clone(), false);
+                let _ = pair.mirror.ask(request, operation.clone(), false);
                 let fails = numbers.number().is_multiple_of(16);
                 let fails = fails.then(|| random(&mut numbers, SECTOR));
                 let result = pair.there(&operation, fails);
@@ -301,18 +380,18 @@ mod tests {
         let read = DiskOperation::Read { lba: 2, sectors: 1 };
         log.ask(7, &read);
         log.reader_joins();
-        mirror.ask(7, read.clone(), true);
+        let _ = mirror.ask(7, read.clone(), true);
         // The primary had read it before a later write that the copy has already.
         let result = DiskResult::Data(vec![1; SECTOR]);
         let bytes = log.answer(0, 7, &result);
         let (_, _, answer, data) = decode_answer(&bytes).expect("an answer");
         assert_eq!(answer, Answer::Data);
         assert_eq!(mirror.answer(7, answer, data), Ok(Some(result)));
-        assert!(mirror.take_writes().is_empty(), "the copy stays as it is");
+        assert!(mirror.take_requests().is_empty(), "the copy stays as it is");
         // On a shared disk it is always so.
-        let (mut log, mut mirror) = (DiskLog::shared(), Mirror::shared());
+        let (mut log, mut mirror) = (DiskLog::shared(Reads::Log), Mirror::shared(Reads::Log));
         log.ask(8, &read);
-        mirror.ask(8, read, false);
+        let _ = mirror.ask(8, read, false);
         let result = DiskResult::Data(vec![2; SECTOR]);
         let bytes = log.answer(0, 8, &result);
         let (_, _, answer, data) = decode_answer(&bytes).expect("an answer");
@@ -324,17 +403,17 @@ mod tests {
         let mut mirror = Mirror::new();
         let differs = |result| matches!(result, Err(MirrorError::Differs(_)));
         assert!(differs(mirror.answer(0, Answer::Done, &[])), "not asked for");
-        mirror.ask(1, DiskOperation::Read { lba: 0, sectors: 1 }, false);
+        let _ = mirror.ask(1, DiskOperation::Read { lba: 0, sectors: 1 }, false);
         assert!(differs(mirror.answer(1, Answer::Done, &[])), "a read has data");
         assert!(differs(mirror.answer(1, Answer::Known, &[1, 2, 3])), "too much data");
         // This side's disk fails where the primary's did not.
         mirror.own(1, DiskResult::Failed).expect("not known to be wrong yet");
         let failed = |result| matches!(result, Err(MirrorError::Failed(_)));
         assert!(failed(mirror.answer(1, Answer::Known, &[])));
-        mirror.ask(2, DiskOperation::Flush, false);
+        let _ = mirror.ask(2, DiskOperation::Flush, false);
         assert_eq!(mirror.answer(2, Answer::Done, &[]), Ok(Some(DiskResult::Done)));
         assert!(mirror.own(2, DiskResult::Failed).is_err());
-        mirror.ask(3, DiskOperation::Flush, false);
+        let _ = mirror.ask(3, DiskOperation::Flush, false);
         mirror.own(3, DiskResult::Done).expect("fine");
         assert_eq!(mirror.answer(3, Answer::Failed, &[]), Ok(Some(DiskResult::Failed)));
     }
@@ -343,7 +422,7 @@ mod tests {
     fn what_the_guest_had_no_answer_to_goes_live_with_it() {
         let mut mirror = Mirror::new();
         for request in 0..3 {
-            mirror.ask(request, DiskOperation::Flush, false);
+            let _ = mirror.ask(request, DiskOperation::Flush, false);
         }
         mirror.answer(0, Answer::Done, &[]).expect("asked for");
         mirror.own(1, DiskResult::Done).expect("fine");

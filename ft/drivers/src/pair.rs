@@ -11,14 +11,16 @@ use crate::arbiter::{self, Arbiter};
 use crate::channel::{Channel, ChannelEvent, Inbox};
 use crate::check::Schedule;
 use crate::control;
-use crate::copy::DiskLog;
+use crate::copy::{DiskLog, Reads};
 use crate::guest::Guest;
 use crate::host::Mail;
 use crate::outcome::Exit;
 use crate::record;
+use backends::clock;
+use backends::disk::fence::{Fence, Leave};
 use backends::wake::{Waker, mailbox};
 use devices::io::{DiskOperation, Input};
-use ft::event::{Notice, Record, RecordRole, Verdict};
+use ft::event::{Halt, Notice, Record, RecordRole, Tenure, Verdict};
 use ft::log::{Body, Entry, Instant};
 use ft::replica::{Status, StatusRole};
 use ft::types::{Conn, Epoch, HostNs, ReplicaId};
@@ -47,7 +49,6 @@ pub type Keep = Box<dyn FnMut(&Record, u64, Option<&str>) -> io::Result<()>>;
 pub struct Pair {
     replica: Replica,
     me: ReplicaId,
-    began: time::Instant,
     timer: Option<HostNs>,
     channel: Channel,
     inbox: Inbox,
@@ -58,6 +59,8 @@ pub struct Pair {
     /// Number of the last question to the arbiter, and the epoch that it was about.
     asked: (u64, Epoch),
     keep: Keep,
+    /// Before disks that the other side can write, too.
+    fence: Option<Fence>,
     journal: Journal,
     /// The arbiter's name, for the user.
     arbiter: String,
@@ -113,8 +116,9 @@ pub struct Parts {
     pub keep: Keep,
     /// Disks of the machine.
     pub disks: usize,
-    /// Both sides have the same disks, not copies.
-    pub shared: bool,
+    /// Both sides have the same disks, not copies: what has to give leave to write them, and how
+    /// the backup reads them.
+    pub shared: Option<(Fence, Reads)>,
 }
 
 impl Pair {
@@ -124,14 +128,14 @@ impl Pair {
     /// The host has no threads to spare.
     pub fn new(parts: Parts, waker: Waker) -> io::Result<Self> {
         let Parts { config, start, channel, inbox, arbiter, keep, disks, shared, .. } = parts;
+        let (fence, reads) = shared.unzip();
         let check = if arbiter.remembers() { Check::Done } else { Check::Never };
         let (post, answers) = mailbox(ANSWERS, waker);
         let asking = Asking::spawn(arbiter, ARBITER_LIMIT, post)?;
         let me = config.me;
         Ok(Self {
-            replica: Replica::new(config, start, HostNs(0)),
+            replica: Replica::new(config, start, HostNs(clock::now_ns())),
             me,
-            began: time::Instant::now(),
             timer: None,
             channel,
             inbox,
@@ -140,10 +144,11 @@ impl Pair {
             answers,
             asked: (0, Epoch(0)),
             keep,
+            fence,
             journal: Journal {
                 on: false,
                 disks: (0..disks)
-                    .map(|_| if shared { DiskLog::shared() } else { DiskLog::new(true) })
+                    .map(|_| reads.map_or_else(|| DiskLog::new(true), DiskLog::shared))
                     .collect(),
                 checks: Schedule::from(0),
             },
@@ -154,10 +159,6 @@ impl Pair {
             peer: None,
             icount: 0,
         })
-    }
-
-    fn now(&self) -> HostNs {
-        HostNs(self.began.elapsed().as_nanos() as u64)
     }
 
     /// Tells the protocol what has happened; [`Pair::poll`] has what follows.
@@ -171,7 +172,29 @@ impl Pair {
         if let Event::Logged { at, .. } | Event::CutOver { at, .. } = &event {
             self.icount = at.icount;
         }
-        self.replica.handle(self.now(), event);
+        self.replica.handle(HostNs(clock::now_ns()), event);
+        self.renew();
+    }
+
+    /// Whether shared disks may be written.
+    fn renew(&self) {
+        if let Some(fence) = &self.fence {
+            fence.set(match self.replica.tenure() {
+                Tenure::Open => Leave::Open,
+                Tenure::Until(time) => Leave::Until(time.0),
+                Tenure::Ended => Leave::Closed,
+            });
+        }
+    }
+
+    /// Whether this side is the live one beyond doubt.
+    #[must_use]
+    pub fn is_sure(&self) -> bool {
+        match self.replica.tenure() {
+            Tenure::Open => true,
+            Tenure::Until(time) => clock::now_ns() < time.0,
+            Tenure::Ended => false,
+        }
     }
 
     /// Takes one message from the other side or the arbiter, if there is any; [`Pair::poll`] has
@@ -317,7 +340,7 @@ impl Pair {
         {
             self.check_arbiter(adopted);
         }
-        if self.timer.is_none_or(|at| at > self.now()) {
+        if self.timer.is_none_or(|at| at.0 > clock::now_ns()) {
             return false;
         }
         self.timer = None;
@@ -328,7 +351,7 @@ impl Pair {
     /// How long the protocol need not look at its clock; `None`: for ever.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
-        let timer = self.timer.map(|at| Duration::from_nanos(at.since(self.now())));
+        let timer = self.timer.map(|at| Duration::from_nanos(at.since(HostNs(clock::now_ns()))));
         let check = match self.check {
             Check::Later { at, .. } => Some(at.saturating_duration_since(time::Instant::now())),
             _ => None,
@@ -371,8 +394,20 @@ impl Pair {
                     }
                     tell(&notice);
                 }
-                action => return Some(action),
+                action => {
+                    self.mind_fence(&action);
+                    return Some(action);
+                }
             }
+        }
+    }
+
+    fn mind_fence(&self, action: &Action) {
+        match (&self.fence, action) {
+            (Some(fence), Action::GoLive { rival_until, .. }) => fence.alone_from(rival_until.0),
+            // The other side ends, too: what is on its way may arrive.
+            (Some(fence), Action::Halt(Halt::Ended)) => fence.set(Leave::Open),
+            _ => {}
         }
     }
 
@@ -446,12 +481,25 @@ impl Pair {
         self.journal.disks[usize::from(disk)].ask(request, operation);
     }
 
+    /// Whether `operation` overwrites what the backup has to read first.
+    #[must_use]
+    pub fn overwrites_unread(&mut self, disk: u8, operation: &DiskOperation) -> bool {
+        let executed = self.replica.executed().filter(|_| self.journal.on);
+        let disk = &mut self.journal.disks[usize::from(disk)];
+        executed.is_some_and(|(_, executed)| disk.overwrites_unread(operation, executed))
+    }
+
     /// The machine is about to take `input` at `at`.
     pub fn log_input(&mut self, at: Instant, input: &Input) {
         if self.journal.on {
             let bytes = record::entry(&mut self.journal.disks, input);
             self.journal.checks.input(input);
             self.event(Event::Logged { at, body: Body::Input(bytes) });
+            if let Input::DiskDone { disk, .. } = input
+                && let Some((next, executed)) = self.replica.executed()
+            {
+                self.journal.disks[usize::from(*disk)].logged(next - 1, executed);
+            }
         } else if let Input::DiskDone { disk, request, .. } = input {
             self.journal.disks[usize::from(*disk)].answer_unlogged(*request);
         }

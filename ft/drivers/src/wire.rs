@@ -64,6 +64,9 @@ pub enum Answer {
     Known,
     /// A read; data: LZ4 block of the sectors that the replayer does not know, in order.
     Data,
+    /// A read of a disk that the log's reader reads, too; data: 64 bits of the hash of what was
+    /// read.
+    Hash,
 }
 
 /// Bytes of an entry.

@@ -38,6 +38,10 @@ pub(super) struct Backup {
     released: OutputNo,
     heard: HostNs,
     said: HostNs,
+    /// Of the primary's latest message.
+    stamp: u64,
+    /// The primary waits until entries below this are executed; 0: it does not.
+    wanted: u64,
     /// The primary's machine has ended, and what it said is all out.
     bye: bool,
     claim: Option<Claim>,
@@ -61,6 +65,8 @@ impl Backup {
             released: commit.outputs,
             heard: context.now,
             said: context.now,
+            stamp: 0,
+            wanted: 0,
             bye: false,
             claim: None,
             won: false,
@@ -93,6 +99,7 @@ impl Backup {
                 self.executed = seq;
                 self.icount = icount;
                 self.outputs = outputs;
+                self.tell_executed(context);
                 self.proceed(context)
             }
             Event::Diverged { icount, what, evidence } => {
@@ -125,7 +132,9 @@ impl Backup {
 
     fn received(&mut self, context: &mut Context, conn: Conn, message: Message) -> Turn {
         match message {
-            Message::Log { frame, released } => {
+            Message::Log { frame, released, wanted, stamp } => {
+                self.stamp = self.stamp.max(stamp);
+                self.wanted = wanted;
                 if released > self.released {
                     self.released = released;
                     context.act(Action::Forget(released));
@@ -171,7 +180,16 @@ impl Backup {
         if self.base.seq > entries || mislaid {
             self.acknowledge(context);
         }
+        self.tell_executed(context);
         Turn::Stay
+    }
+
+    /// Says that what the primary waits for is executed, if it is.
+    fn tell_executed(&mut self, context: &mut Context) {
+        if self.wanted > 0 && self.executed >= self.wanted {
+            self.wanted = 0;
+            self.acknowledge(context);
+        }
     }
 
     fn buffer(&mut self, entries: Vec<Entry>, bytes: u64) {
@@ -194,6 +212,7 @@ impl Backup {
             executed: self.executed,
             icount: self.icount,
             waiting_bytes: self.buffer_bytes,
+            stamp: self.stamp,
         };
         context.send(conn, Message::Ack(ack));
     }
@@ -286,7 +305,12 @@ impl Backup {
         }
         context.win();
         let released = self.released.min(self.outputs);
-        let live = Live::begin(context, self.base.seq, self.outputs, released);
+        // The primary was told that we are its backup when we heard from it last.
+        let rival_until = match context.has(Planted::RivalForgotten) {
+            true => HostNs(0),
+            false => self.heard.after(context.config.timeout),
+        };
+        let live = Live::begin(context, self.base.seq, self.outputs, released, rival_until);
         Turn::Become(Box::new(Role::Live(live)))
     }
 

@@ -117,7 +117,7 @@ mod tests {
     use crate::types::ReplicaId;
 
     fn ack(received: u64, icount: u64) -> Ack {
-        Ack { received, executed: received, icount, waiting_bytes: 0 }
+        Ack { received, executed: received, icount, ..Ack::default() }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::claim::Claim;
 use super::gate::Gate;
 use super::lag::Lag;
 use super::{Context, Planted, Turn, leave};
-use crate::event::{Action, Event, Halt, Notice, Pace, Record, RecordRole, Verdict};
+use crate::event::{Action, Event, Halt, Notice, Pace, Record, RecordRole, Tenure, Verdict};
 use crate::log::codec::Base;
 use crate::log::frame::FrameWriter;
 use crate::log::{Body, Instant};
@@ -60,6 +60,12 @@ pub(super) struct Link {
     /// Since when the frame that is being made waits.
     waiting: Option<HostNs>,
     acknowledged: u64,
+    /// Entries below this are executed.
+    executed: u64,
+    /// An output waits until entries below this are executed.
+    wanted: u64,
+    /// The other side was our backup after this.
+    proven: HostNs,
     heard: HostNs,
     said: HostNs,
     lag: Lag,
@@ -68,17 +74,19 @@ pub(super) struct Link {
 }
 
 impl Live {
-    /// Goes live: after `made` outputs, of which those below `released` are known to have left.
+    /// Goes live: after `made` outputs, of which those below `released` are known to have left. The
+    /// former live side may take itself for it until `rival_until`.
     pub(super) fn begin(
         context: &mut Context,
         seq: u64,
         made: OutputNo,
         released: OutputNo,
+        rival_until: HostNs,
     ) -> Self {
         let emit_from = if context.has(Planted::NothingEmittedAgain) { made } else { released };
         // First the record: a replica that dies right after this can start again from its own disk.
         remember(context);
-        context.act(Action::GoLive { epoch: context.epoch, emit_from });
+        context.act(Action::GoLive { epoch: context.epoch, emit_from, rival_until });
         let gate = Gate::new(made, made);
         Self { gate, seq, partner: Partner::None, pace: Pace::Full, ended: false }
     }
@@ -90,7 +98,7 @@ impl Live {
     pub(super) fn handle(&mut self, context: &mut Context, event: Event) -> Turn {
         let turn = match event {
             Event::Logged { at, body } => self.logged(context, at, &body),
-            Event::Output { at, count } => self.output(context, at, count),
+            Event::Output { at, count, executed } => self.output(context, at, count, executed),
             Event::Ran { at, idle } => self.ran(context, at, idle),
             Event::Ended => self.end(context),
             Event::Received(conn, message) => self.received(context, conn, message),
@@ -151,23 +159,31 @@ impl Live {
         Turn::Stay
     }
 
-    fn output(&mut self, context: &mut Context, at: Instant, count: u64) -> Turn {
+    fn output(&mut self, context: &mut Context, at: Instant, count: u64, executed: bool) -> Turn {
         match &mut self.partner {
             Partner::Backup(link) => {
                 link.cover(context, at);
                 let entries = link.writer.next_seq();
                 let needed = entries - u64::from(context.has(Planted::FrontierOffByOne));
-                self.gate.hold(count, needed);
-                link.flush(context, &self.gate);
+                if executed && !context.has(Planted::OverwritesUnread) {
+                    self.gate.hold(count, needed, entries);
+                    link.wanted = entries;
+                    link.say(context, &self.gate);
+                } else {
+                    self.gate.hold(count, needed, 0);
+                    link.flush(context, &self.gate);
+                }
                 let early = context.has(Planted::ReleaseEarly)
                     || (context.has(Planted::JoiningHoldsNothing) && !link.joined);
                 if early {
                     self.open(context);
+                } else {
+                    self.release(context);
                 }
             }
-            Partner::Lost(_) => self.gate.hold(count, u64::MAX),
+            Partner::Lost(_) => self.gate.hold(count, u64::MAX, 0),
             Partner::None | Partner::Joining { .. } => {
-                self.gate.hold(count, 0);
+                self.gate.hold(count, 0, 0);
                 self.open(context);
             }
         }
@@ -266,19 +282,32 @@ impl Live {
 
     fn acknowledged(&mut self, context: &mut Context, ack: &Ack) -> Turn {
         let Partner::Backup(link) = &mut self.partner else { return Turn::Stay };
-        if ack.received > link.writer.next_seq() || ack.executed > ack.received {
+        let stamp = HostNs(ack.stamp.saturating_mul(HostNs::MS));
+        let unsound = ack.received > link.writer.next_seq() || ack.executed > ack.received;
+        if unsound || stamp > context.now {
             self.lost(context, "it broke the protocol".into());
             return Turn::Stay;
         }
         link.acknowledged = link.acknowledged.max(ack.received);
+        link.executed = link.executed.max(ack.executed);
+        let proof = if context.has(Planted::TenureFromReceipt) { context.now } else { stamp };
+        link.proven = link.proven.max(proof);
         link.lag.acknowledged(ack, context.now);
-        // Without the machine the log explains nothing.
+        self.release(context);
+        Turn::Stay
+    }
+
+    /// Lets go what the backup has said enough for. Without the machine the log explains nothing;
+    /// and who stood still for a while cannot tell by an answer to an older message that the other
+    /// side is still a backup.
+    fn release(&mut self, context: &mut Context) {
+        let Partner::Backup(link) = &self.partner else { return };
         if (link.joined || context.has(Planted::AckBeforeAdopting))
-            && let Some(below) = self.gate.acknowledged(link.acknowledged)
+            && link.proven >= context.woken
+            && let Some(below) = self.gate.acknowledged(link.acknowledged, link.executed)
         {
             context.act(Action::Release(below));
         }
-        Turn::Stay
     }
 
     fn disconnected(&mut self, context: &mut Context, from: Conn) -> Turn {
@@ -325,6 +354,9 @@ impl Live {
             stands: at.icount,
             waiting: None,
             acknowledged: self.seq,
+            executed: self.seq,
+            wanted: 0,
+            proven: HostNs(stamp(now) * HostNs::MS),
             heard,
             said: now,
             lag,
@@ -414,8 +446,9 @@ impl Live {
                     self.joining_failed(context, "the backup is silent".into());
                 } else if now >= said.after(beat) {
                     *said = now;
-                    let released = self.gate.released();
-                    context.send(*conn, Message::Log { frame: Vec::new(), released });
+                    let (released, stamp) = (self.gate.released(), stamp(now));
+                    let frame = Vec::new();
+                    context.send(*conn, Message::Log { frame, released, wanted: 0, stamp });
                 }
             }
             Partner::Backup(link) => {
@@ -486,6 +519,24 @@ impl Live {
         }
     }
 
+    /// How long this side is the live one, whatever the other does: a backup is one for `timeout`
+    /// after each message, and an eighth of that is for clocks that differ.
+    pub(super) fn tenure(&self, context: &Context) -> Tenure {
+        match &self.partner {
+            Partner::None | Partner::Joining { .. } => Tenure::Open,
+            Partner::Backup(link) => {
+                let timeout = context.config.timeout;
+                Tenure::Until(link.proven.after(timeout - timeout / 8))
+            }
+            Partner::Lost(_) => Tenure::Ended,
+        }
+    }
+
+    /// Number of the log's next entry, and how many the backup is known to have executed.
+    pub(super) fn executed(&self) -> Option<(u64, u64)> {
+        self.link().map(|link| (link.writer.next_seq(), link.executed))
+    }
+
     pub(super) fn is_joining(&self) -> bool {
         match &self.partner {
             Partner::Joining { .. } => true,
@@ -549,7 +600,9 @@ impl Link {
             true => gate.made(),
             false => gate.released(),
         };
-        context.send(self.conn, Message::Log { frame, released });
+        let wanted = if self.wanted > self.executed { self.wanted } else { 0 };
+        let stamp = stamp(context.now);
+        context.send(self.conn, Message::Log { frame, released, wanted, stamp });
     }
 
     pub(super) fn joined(&self) -> bool {
@@ -568,6 +621,11 @@ impl Link {
     pub(super) fn entries(&self) -> (u64, u64) {
         (self.writer.next_seq(), self.acknowledged)
     }
+}
+
+/// The stamp of a message that is sent now.
+fn stamp(now: HostNs) -> u64 {
+    now.0 / HostNs::MS
 }
 
 /// Has the present epoch written down, in which this replica is live.

@@ -14,7 +14,7 @@ mod status;
 
 pub use status::{Role as StatusRole, Status};
 
-use crate::event::{Action, Event, Halt, Notice, Verdict};
+use crate::event::{Action, Event, Halt, Notice, Tenure, Verdict};
 use crate::log::Entry;
 use crate::message::{Bye, Hello, Message, Standing};
 use crate::types::{Conn, Epoch, HostNs, OutputNo, ReplicaId, VmId};
@@ -114,11 +114,18 @@ pub enum Planted {
     /// A primary that is stopped because its backup is behind does not say how far its machine has
     /// run.
     StopsInSilence,
+    /// An output that the backup must have executed the log for leaves when it has the log.
+    OverwritesUnread,
+    /// A primary counts the time in which it is the live one from the backup's answer instead of
+    /// the question.
+    TenureFromReceipt,
+    /// Who goes live does not mind what the former live side may still do.
+    RivalForgotten,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::ReleaseEarly,
         Self::FrontierOffByOne,
         Self::AckBeforeBuffering,
@@ -132,6 +139,9 @@ impl Planted {
         Self::AckBeforeAdopting,
         Self::JoiningHoldsNothing,
         Self::StopsInSilence,
+        Self::OverwritesUnread,
+        Self::TenureFromReceipt,
+        Self::RivalForgotten,
     ];
 }
 
@@ -167,6 +177,8 @@ struct Stranger {
 struct Context {
     config: Config,
     now: HostNs,
+    /// When this process was last seen to go on after it had stood still.
+    woken: HostNs,
     vm: Option<VmId>,
     epoch: Epoch,
     actions: VecDeque<Action>,
@@ -247,7 +259,7 @@ impl Replica {
             Start::Solo { vm, epoch } => (Some(vm), epoch),
             Start::Spare { vm } => (vm, Epoch(0)),
         };
-        let mut context = Context { config, now, vm, epoch, actions };
+        let mut context = Context { config, now, woken: HostNs(0), vm, epoch, actions };
         let role = match start {
             Start::Solo { epoch: Epoch(0), .. } => Role::Starting(Claim::ask(&mut context)),
             // This machine was live before and boots again, with what is on its disk. A backup that
@@ -265,6 +277,9 @@ impl Replica {
 
     /// Takes what has happened at `now`.
     pub fn handle(&mut self, now: HostNs, event: Event) {
+        if now.since(self.context.now) > self.context.config.timeout / 2 {
+            self.context.woken = now;
+        }
         self.context.now = self.context.now.max(now);
         if matches!(self.role, Role::Stopped) {
             return;
@@ -302,6 +317,25 @@ impl Replica {
         }
     }
 
+    /// How long this replica may take itself for the live side.
+    #[must_use]
+    pub fn tenure(&self) -> Tenure {
+        match &self.role {
+            Role::Live(live) => live.tenure(&self.context),
+            _ => Tenure::Ended,
+        }
+    }
+
+    /// With a backup: number of the log's next entry, and how many the backup is known to have
+    /// executed.
+    #[must_use]
+    pub fn executed(&self) -> Option<(u64, u64)> {
+        match &self.role {
+            Role::Live(live) => live.executed(),
+            _ => None,
+        }
+    }
+
     /// The epoch that this replica is in.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
@@ -327,6 +361,10 @@ impl Replica {
             Role::Backup(backup) => backup.handle(context, event),
             Role::Stopped => Turn::Stay,
         };
+        self.take(turn);
+    }
+
+    fn take(&mut self, turn: Turn) {
         match turn {
             Turn::Stay => {}
             Turn::Become(role) => self.become_(*role),
@@ -384,7 +422,9 @@ impl Replica {
     fn stranger_says(&mut self, conn: Conn, message: Message) {
         match message {
             Message::Hello(hello) => {
-                if matches!(self.role, Role::Starting(_)) {
+                if self.is_superseded_by(&hello) {
+                    self.superseded(&hello);
+                } else if matches!(self.role, Role::Starting(_)) {
                     for stranger in self.strangers.iter_mut().filter(|s| s.conn == conn) {
                         stranger.hello = Some(hello.clone());
                     }
@@ -396,6 +436,24 @@ impl Replica {
             // Nothing else comes before a greeting.
             _ => self.drop_stranger(conn, None),
         }
+    }
+
+    /// Whether who says `hello` is live with our machine after us. Of two that are live in the same
+    /// epoch, which only the user can have brought about, one has to give way: the smaller name.
+    fn is_superseded_by(&self, hello: &Hello) -> bool {
+        let Context { config, vm, epoch, .. } = &self.context;
+        let same = vm.is_some() && hello.vm == *vm && hello.replica != config.me;
+        let after = match &self.role {
+            Role::Live(_) => (hello.epoch, hello.replica) > (*epoch, config.me),
+            Role::Starting(_) | Role::Backup(_) => hello.epoch > *epoch,
+            Role::Spare(_) | Role::Stopped => false,
+        };
+        same && hello.standing == Standing::Live && after
+    }
+
+    fn superseded(&mut self, hello: &Hello) {
+        let epoch = Epoch(hello.epoch.0.saturating_sub(1));
+        self.take(Turn::Halt(Halt::Superseded { epoch, owner: hello.replica }));
     }
 
     fn drop_stranger(&mut self, conn: Conn, why: Option<String>) {
@@ -470,7 +528,7 @@ fn start_verdict(claim: &mut Claim, context: &mut Context, verdict: Verdict) -> 
     match verdict {
         Verdict::Won => {
             context.win();
-            let live = Live::begin(context, 0, OutputNo(0), OutputNo(0));
+            let live = Live::begin(context, 0, OutputNo(0), OutputNo(0), HostNs(0));
             Turn::Become(Box::new(Role::Live(live)))
         }
         Verdict::Lost { epoch, owner } => Turn::Halt(Halt::Superseded { epoch, owner }),

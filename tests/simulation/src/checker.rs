@@ -67,6 +67,8 @@ pub struct Emitter {
 struct Reign {
     replica: ReplicaId,
     since: u64,
+    /// From then on, nobody before it takes itself for the live one.
+    alone_from: u64,
     life: u64,
     /// Outputs that its machine had made before.
     made: u64,
@@ -122,12 +124,13 @@ impl Checker {
         }
     }
 
-    /// A replica goes live at `now`, with a machine that has `made` so many outputs.
+    /// A replica goes live at `now`, with a machine that has `made` so many outputs; `alone_from`
+    /// then, nobody before it takes itself for the live one.
     pub fn goes_live(
         &mut self,
         who: &Emitter,
         made: u64,
-        now: u64,
+        [now, alone_from]: [u64; 2],
         owner: Option<(Epoch, ReplicaId)>,
     ) {
         self.counts.live += 1;
@@ -141,7 +144,21 @@ impl Checker {
             format!("{who:?} goes live, but the arbiter says {owner:?}")
         });
         let Emitter { replica, epoch, life } = *who;
-        self.live.insert(epoch, Reign { replica, since: now, life, made });
+        self.live.insert(epoch, Reign { replica, since: now, alone_from, life, made });
+    }
+
+    /// A replica of `epoch` takes itself for the live one until then.
+    pub fn reigns_until(&mut self, epoch: Epoch, until: u64) {
+        if let Some((next, reign)) = self.live.range(epoch.next()..).next()
+            && until > reign.alone_from
+        {
+            let what = format!(
+                "who is live in {epoch:?} counts on it until {until}, but {next:?} is another's \
+                 alone from {}",
+                reign.alone_from
+            );
+            self.violated(what);
+        }
     }
 
     /// A replica lets an output leave, which its machine made at `made_at`.
@@ -259,10 +276,10 @@ mod tests {
     fn the_history_is_one() {
         let (one, two) = (emitter(1, 1), emitter(2, 2));
         let mut good = Checker::default();
-        good.goes_live(&one, 0, 5, Some((Epoch(0), one.replica)));
+        good.goes_live(&one, 0, [5; 2], Some((Epoch(0), one.replica)));
         good.emits(&one, &output(0, 7), 6);
         good.emits(&one, &output(1, 8), 7);
-        good.goes_live(&two, 2, 10, Some((Epoch(1), two.replica)));
+        good.goes_live(&two, 2, [10; 2], Some((Epoch(1), two.replica)));
         good.emits(&two, &output(1, 8), 9);
         good.emits(&two, &output(2, 9), 11);
         good.emits(&one, &output(1, 8), 8);
@@ -286,8 +303,8 @@ mod tests {
     fn epochs_and_increments_are_unique() {
         let (one, two) = (emitter(1, 1), emitter(2, 1));
         let mut checker = Checker::default();
-        checker.goes_live(&one, 0, 5, Some((Epoch(0), one.replica)));
-        checker.goes_live(&two, 0, 6, Some((Epoch(0), two.replica)));
+        checker.goes_live(&one, 0, [5; 2], Some((Epoch(0), one.replica)));
+        checker.goes_live(&two, 0, [6; 2], Some((Epoch(0), two.replica)));
         assert!(checker.violation().is_some());
         let mut good = Checker::default();
         good.asks(0, 1);

@@ -4,16 +4,16 @@
 //! process can die or stand still before any of them. It decides nothing.
 
 use crate::checker::Emitter;
-use crate::machine::{Block, CLIENTS, Machine};
+use crate::machine::{Block, CLIENTS, Machine, Output};
 use crate::mistake::DriverMistake;
 use crate::node::{Incoming, Outgoing, Process, Todo};
 use crate::weather::MS;
 use crate::world::{Due, World};
-use ft::event::{Action, Event, Halt, Notice, Pace, Record, RecordRole, Verdict};
+use ft::event::{Action, Event, Halt, Notice, Pace, Record, RecordRole, Tenure, Verdict};
 use ft::log::codec::Base;
 use ft::log::frame::decode_frame;
 use ft::message::{Bye, Commit, Message};
-use ft::types::{Conn, Epoch, OutputNo};
+use ft::types::{Conn, Epoch, HostNs, OutputNo};
 
 impl World {
     /// Adds something to a process's agenda, and lets it work.
@@ -96,6 +96,20 @@ impl World {
             _ => {}
         }
         process.replica.handle(now, event);
+        self.check_tenure(node);
+    }
+
+    /// Who is live, or takes itself for it, leaves in time for the one after it.
+    fn check_tenure(&mut self, node: usize) {
+        let here = &self.nodes[node];
+        let Some(process) = here.process.as_ref() else { return };
+        let until = match process.replica.tenure() {
+            Tenure::Open => u64::MAX,
+            Tenure::Until(until) => until.0.saturating_sub(here.clock),
+            Tenure::Ended => return,
+        };
+        let epoch = process.replica.epoch();
+        self.checker.reigns_until(epoch, until);
     }
 
     fn carry_out(&mut self, node: usize, action: Action) {
@@ -144,7 +158,9 @@ impl World {
             }
             Action::Install(bytes) => self.install(node, &bytes),
             Action::Adopt(commit) => self.adopt(node, &commit),
-            Action::GoLive { epoch, emit_from } => self.go_live(node, epoch, emit_from),
+            Action::GoLive { epoch, emit_from, rival_until } => {
+                self.go_live(node, epoch, emit_from, rival_until);
+            }
             Action::Persist(record) => self.persist(node, record),
             // The other side tells the checkers.
             Action::Evidence { .. } => {}
@@ -217,6 +233,7 @@ impl World {
                 return self.checker.violated(what);
             }
             self.checker.emits(&who, &output, made_at);
+            self.check_executed(node, &output);
             if let Some(reply) = output.reply {
                 self.answer(reply);
             }
@@ -225,6 +242,21 @@ impl World {
                 let told = self.rng.one_in(2);
                 return self.crash(node, told);
             }
+        }
+    }
+
+    /// What overwrites something that the backup reads leaves when it has come past it.
+    fn check_executed(&mut self, node: usize, output: &Output) {
+        let Some(process) = self.nodes[node].process.as_ref() else { return };
+        let epoch = process.replica.epoch();
+        let behind = |other: &Process| {
+            let early = other.machine.as_ref().is_some_and(|machine| machine.ns() < output.ns);
+            other.following && other.followed == epoch && early
+        };
+        let mut others = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        if output.overwrites() && others.any(behind) {
+            let what = format!("{output:?} overwrites in {epoch:?} what is not read yet");
+            self.checker.violated(what);
         }
     }
 
@@ -237,8 +269,9 @@ impl World {
         }
     }
 
-    fn go_live(&mut self, node: usize, epoch: Epoch, emit_from: OutputNo) {
+    fn go_live(&mut self, node: usize, epoch: Epoch, emit_from: OutputNo, rival_until: HostNs) {
         let (owner, now) = (self.arbiter.latest(), self.now);
+        let alone_from = now.max(rival_until.0.saturating_sub(self.nodes[node].clock));
         let recorded = self.nodes[node].record.map(|record| (record.role, record.epoch));
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         let takes_over = core::mem::take(&mut process.following);
@@ -260,7 +293,10 @@ impl World {
         let (pending, made) = (machine.writing().to_vec(), machine.made());
         self.checker.counts.takeovers += u64::from(takes_over);
         self.checker.counts.boots += u64::from(!takes_over);
-        self.checker.goes_live(&who, made, now, owner);
+        self.checker.goes_live(&who, made, [now, alone_from], owner);
+        for node in 0..self.nodes.len() {
+            self.check_tenure(node);
+        }
         if takes_over {
             if !self.has(DriverMistake::WritesNotReissued) {
                 for write in pending {
@@ -299,7 +335,8 @@ impl World {
                 process.live = Some(*epoch);
                 let Some(machine) = &process.machine else { return };
                 let who = Emitter { replica: process.me, epoch: *epoch, life: machine.life };
-                self.checker.goes_live(&who, machine.made(), self.now, self.arbiter.latest());
+                let times = [self.now; 2];
+                self.checker.goes_live(&who, machine.made(), times, self.arbiter.latest());
             }
             _ => {}
         }

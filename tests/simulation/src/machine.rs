@@ -79,6 +79,15 @@ pub struct Output {
     pub reply: Option<(u8, u64, u64)>,
 }
 
+impl Output {
+    /// Whether it stands for a write to a shared disk over something that the backup reads itself:
+    /// some do.
+    #[must_use]
+    pub fn overwrites(&self) -> bool {
+        self.chain.is_multiple_of(8)
+    }
+}
+
 /// A write on its way to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {

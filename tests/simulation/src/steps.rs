@@ -3,7 +3,7 @@
 //! Contract: an input is logged before it is applied, at the instant at which it is applied;
 //! outputs wait until they are released.
 
-use crate::machine::Input;
+use crate::machine::{Input, Output};
 use crate::mistake::DriverMistake;
 use crate::node::Todo;
 use crate::rng::mix;
@@ -107,8 +107,9 @@ impl World {
         let (outputs, issued) = (machine.take_outputs(), machine.take_issued());
         if !outputs.is_empty() {
             let (at, count) = (machine.instant(), outputs.len() as u64);
+            let executed = outputs.iter().any(Output::overwrites);
             process.held.extend(outputs.into_iter().map(|output| (now, output)));
-            process.first([Todo::Tell(Event::Output { at, count })]);
+            process.first([Todo::Tell(Event::Output { at, count, executed })]);
         }
         for write in issued {
             self.issue(node, write.id);

@@ -362,7 +362,7 @@ impl World {
         let at = host.instant();
         let event = match count {
             0 => Event::Ran { at, idle },
-            _ => Event::Output { at, count },
+            _ => Event::Output { at, count, executed: false },
         };
         self.handle(side, event);
     }

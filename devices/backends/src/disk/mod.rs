@@ -5,6 +5,7 @@
 
 pub mod blocks;
 pub mod fault;
+pub mod fence;
 pub mod fingerprint;
 pub mod memory;
 pub mod nbd;
@@ -13,6 +14,7 @@ pub mod raw;
 pub mod sync;
 pub mod worker;
 
+use fence::Fence;
 use std::io;
 
 /// Bytes of a sector.
@@ -47,6 +49,16 @@ pub trait Disk: Send {
         lba
     }
 
+    /// The disk is another computer's, too: completed writes are where it can read them.
+    fn share(&mut self) {}
+
+    /// Another computer may have written: later reads give that, as far as the host can tell.
+    fn drop_cache(&mut self) {}
+
+    /// Asks `fence` before each write that is made again on its own account, or late; the first
+    /// attempt is the caller's to ask for.
+    fn guard(&mut self, _fence: &Fence) {}
+
     /// Lets a disk that was opened for reading be written from here on: its machine goes live.
     ///
     /// # Errors
@@ -75,6 +87,18 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
 
     fn next_data(&mut self, lba: u64) -> u64 {
         (**self).next_data(lba)
+    }
+
+    fn share(&mut self) {
+        (**self).share();
+    }
+
+    fn drop_cache(&mut self) {
+        (**self).drop_cache();
+    }
+
+    fn guard(&mut self, fence: &Fence) {
+        (**self).guard(fence);
     }
 
     fn make_writable(&mut self) -> io::Result<()> {

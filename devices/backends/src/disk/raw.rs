@@ -83,6 +83,8 @@ pub struct RawDisk {
     len: u64,
     path: PathBuf,
     access: Access,
+    /// Others read the storage, which has what was written after a flush only.
+    write_through: bool,
 }
 
 impl RawDisk {
@@ -119,7 +121,7 @@ impl RawDisk {
         if let Some(name) = foreign_format(&mut file)? {
             return Err(OpenError::Format(name));
         }
-        Ok(Self { file, len, path: path.into(), access })
+        Ok(Self { file, len, path: path.into(), access, write_through: false })
     }
 
     /// Bytes by which the file misses a whole number of sectors.
@@ -133,6 +135,24 @@ impl RawDisk {
     pub fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// Whether a file is on a file system of this computer alone, whose cache all its readers see. Of
+/// block devices and of file systems that are not known this cannot be told.
+fn is_local(file: &File) -> bool {
+    // ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs, ramfs, overlayfs: statfs(2).
+    const LOCAL: [u32; 8] = [
+        0xEF53,
+        0x5846_5342,
+        0x9123_683E,
+        0xF2F5_2010,
+        0x2FC1_2FC1,
+        0x0102_1994,
+        0x8584_58F6,
+        0x794C_7630,
+    ];
+    let plain = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    plain && rustix::fs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)))
 }
 
 /// Opens a file or block device for reading and writing.
@@ -194,11 +214,22 @@ impl Disk for RawDisk {
         let start = lba * SECTOR as u64;
         self.file.write_all_at(data, start)?;
         self.len = self.len.max(start + data.len() as u64);
-        Ok(())
+        if self.write_through { self.file.sync_data() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn share(&mut self) {
+        self.write_through = !is_local(&self.file);
+    }
+
+    fn drop_cache(&mut self) {
+        use rustix::fs::{Advice, fadvise};
+        if let Err(e) = fadvise(&self.file, 0, None, Advice::DontNeed) {
+            log::debug!("{}: the host's cache stays: {e}", self.path.display());
+        }
     }
 
     /// The file at the path is opened again, and must be the same. A lock of another process is no
@@ -220,6 +251,7 @@ impl Disk for RawDisk {
         }
         self.file = file;
         self.access = Access::ReadWrite;
+        self.drop_cache();
         Ok(())
     }
 

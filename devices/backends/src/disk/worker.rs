@@ -2,8 +2,10 @@
 //!
 //! Contract: requests are carried out and answered in the order in which they were submitted;
 //! dropping or finishing the worker carries out all of them first. What [`super::sync`] asks for
-//! comes between them.
+//! comes between them. Behind a fence, writes wait for its leave; those that will never have it are
+//! not carried out and not answered.
 
+use super::fence::Fence;
 use super::sync::{Sync, SyncRequest, Synced};
 use super::{Disk, SECTOR};
 use crate::wake::Post;
@@ -35,12 +37,15 @@ enum Job {
     Sync(SyncRequest, Post<Synced>),
     /// The machine goes live.
     MakeWritable,
+    /// Others have written.
+    DropCache,
 }
 
 /// The worker of one disk.
 #[derive(Debug)]
 pub struct DiskWorker {
     requests: Option<SyncSender<Job>>,
+    fence: Option<Fence>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -50,12 +55,29 @@ impl DiskWorker {
     /// # Errors
     /// The host has no thread to spare.
     pub fn spawn(index: u8, disk: Box<dyn Disk>, post: Post<Completion>) -> io::Result<Self> {
+        Self::spawn_behind(None, index, disk, post)
+    }
+
+    /// The same; writes need the leave of `fence`.
+    ///
+    /// # Errors
+    /// The host has no thread to spare.
+    pub fn spawn_behind(
+        fence: Option<Fence>,
+        index: u8,
+        mut disk: Box<dyn Disk>,
+        post: Post<Completion>,
+    ) -> io::Result<Self> {
         let (requests, queue) = sync_channel(QUEUE);
+        if let Some(fence) = &fence {
+            disk.guard(fence);
+        }
+        let asked = fence.clone();
         let thread = std::thread::Builder::new()
             .name(format!("disk{index}"))
             .stack_size(256 * 1024)
-            .spawn(move || serve(index, disk, &queue, &post))?;
-        Ok(Self { requests: Some(requests), thread: Some(thread) })
+            .spawn(move || serve(index, disk, asked.as_ref(), &queue, &post))?;
+        Ok(Self { requests: Some(requests), fence, thread: Some(thread) })
     }
 
     /// Queues a request; its answer is posted.
@@ -76,6 +98,11 @@ impl DiskWorker {
         self.send(Job::MakeWritable);
     }
 
+    /// Has later reads come from where others have written: see [`Disk::drop_cache`].
+    pub fn drop_cache(&self) {
+        self.send(Job::DropCache);
+    }
+
     fn send(&self, job: Job) {
         let sender = self.requests.as_ref().expect("only finish takes it, with the worker");
         // The thread outlives the sender, so this fails only if it panicked, which finish reports.
@@ -92,6 +119,9 @@ impl DiskWorker {
 
     fn end(&mut self) -> io::Result<()> {
         self.requests = None;
+        if let Some(fence) = &self.fence {
+            fence.last();
+        }
         match self.thread.take() {
             Some(thread) => {
                 thread.join().unwrap_or_else(|_| Err(io::Error::other("the disk thread panicked")))
@@ -112,15 +142,23 @@ impl Drop for DiskWorker {
 fn serve(
     index: u8,
     mut disk: Box<dyn Disk>,
+    fence: Option<&Fence>,
     queue: &Receiver<Job>,
     post: &Post<Completion>,
 ) -> io::Result<()> {
     let mut sync = Sync::new(index);
+    let leave = || fence.map_or(Ok(()), Fence::wait);
     let mut dirty = false;
     let mut next = queue.recv().ok();
     while let Some(job) = next {
         match job {
             Job::Guest(request, operation) => {
+                let read = matches!(operation, DiskOperation::Read { .. });
+                if !read && let Err(e) = leave() {
+                    log::info!("disk {index}: {}: {e}", describe(&operation));
+                    next = next_job(queue, &mut sync, &mut *disk);
+                    continue;
+                }
                 match operation {
                     DiskOperation::Write { .. } => dirty = true,
                     DiskOperation::Flush => dirty = false,
@@ -132,6 +170,7 @@ fn serve(
                 let _ = post.send(Completion { disk: index, request, result });
             }
             Job::Sync(request, reply) => sync.push(request, reply),
+            Job::DropCache => disk.drop_cache(),
             Job::MakeWritable => {
                 if let Err(e) = disk.make_writable() {
                     log::error!("disk {index} cannot be written: {e}");
@@ -143,7 +182,7 @@ fn serve(
     while !sync.is_idle() {
         sync.step(&mut *disk);
     }
-    if dirty || sync.is_unflushed() { disk.flush() } else { Ok(()) }
+    if (dirty || sync.is_unflushed()) && leave().is_ok() { disk.flush() } else { Ok(()) }
 }
 
 /// The next job; while there is none, steps of what `sync` has to do.
@@ -316,6 +355,31 @@ mod tests {
         assert!(matches!(f.answer, SyncAnswer::Failed(_)));
         assert_eq!(g.answer, SyncAnswer::Flushed);
         assert_eq!(h.answer, SyncAnswer::Dirty(BlockSet::default()), "only the guest's");
+    }
+
+    #[test]
+    fn a_write_that_comes_too_late_is_not_made() {
+        use super::super::fence::Leave;
+        let fence = Fence::new();
+        let (post, mail) = mailbox(16, Bell::new().waker());
+        let disk = Box::new(MemoryDisk::new(vec![0; 4 * SECTOR]));
+        let worker = DiskWorker::spawn_behind(Some(fence.clone()), 0, disk, post).expect("thread");
+        let write = |byte| DiskOperation::Write { lba: 1, data: vec![byte; SECTOR] };
+        worker.submit(1, DiskOperation::Read { lba: 1, sectors: 1 });
+        worker.submit(2, write(7));
+        assert_eq!(mail.recv().expect("reads need no leave").request, 1);
+        assert!(mail.recv_timeout(std::time::Duration::from_millis(20)).is_err(), "no leave yet");
+        fence.alone_from(0);
+        fence.set(Leave::Open);
+        assert_eq!(mail.recv().expect("written").request, 2);
+        fence.set(Leave::Closed);
+        worker.submit(3, write(8));
+        worker.submit(4, DiskOperation::Flush);
+        worker.submit(5, DiskOperation::Read { lba: 1, sectors: 1 });
+        worker.finish().expect("nothing is flushed");
+        let left: Vec<Completion> = mail.try_iter().collect();
+        let result = DiskResult::Data(vec![7; SECTOR]);
+        assert_eq!(left, [Completion { disk: 0, request: 5, result }]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Taken;
 use crate::announce::Addresses;
 use crate::bundle::Bundle;
 use crate::check;
-use crate::copy::decode_answer;
+use crate::copy::{Reads, decode_answer};
 use crate::follow::Follower;
 use crate::handover::Handover;
 use crate::held::Held;
@@ -21,6 +21,7 @@ use emulator::machine::Machine;
 use ft::Event;
 use ft::log::{Body, Entry, Instant};
 use ft::message::Commit;
+use ft::replica::StatusRole;
 use ft::types::OutputNo;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -32,6 +33,11 @@ pub const SLICE: Duration = Duration::from_micros(50);
 pub(crate) const HISTORY: usize = 8;
 /// Entries of the log that are kept in words for the same purpose.
 const TAIL: usize = 64;
+
+/// For how long a shared disk is read again and again before anybody is told.
+const TELL: Duration = Duration::from_millis(500);
+/// For how long, before this backup leaves.
+const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// Instructions after which a slice says something about their cost. Not more than the shortest
 /// slice has: else one slice that the host interrupted would make all that follow short for good.
@@ -85,6 +91,8 @@ pub(super) struct Following {
     machine: Machine,
     follower: Follower,
     shared: bool,
+    /// The user was told that a shared disk cannot be read.
+    told: bool,
     mirrors: Vec<Mirror>,
     held: Held,
     /// The entry that is next.
@@ -103,25 +111,22 @@ pub(super) struct Following {
 impl Following {
     /// Begins where the transfer ended; requests that were on their way are made again on own
     /// copies, not on disks that are `shared` with the primary.
-    pub(super) fn new(arrived: Arrived, shared: bool, ends: &mut Ends) -> Self {
+    pub(super) fn new(arrived: Arrived, shared: Option<Reads>, ends: &mut Ends) -> Self {
         let Arrived { mut machine, handover, commit } = arrived;
         machine.keep_history(HISTORY);
-        let mut mirrors: Vec<Mirror> = ends
-            .disks
-            .iter()
-            .map(|_| if shared { Mirror::shared() } else { Mirror::new() })
-            .collect();
+        let mut mirrors: Vec<Mirror> =
+            ends.disks.iter().map(|_| shared.map_or_else(Mirror::new, Mirror::shared)).collect();
         for (disk, request, operation) in handover.requests {
             let Some(mirror) = mirrors.get_mut(usize::from(disk)) else { continue };
-            if !shared {
-                ends.disks[usize::from(disk)].submit(request, operation.clone());
+            if mirror.ask(request, operation.clone(), true) {
+                ends.disks[usize::from(disk)].submit(request, operation);
             }
-            mirror.ask(request, operation, true);
         }
         Self {
             machine,
             follower: Follower::default(),
-            shared,
+            shared: shared.is_some(),
+            told: false,
             mirrors,
             held: Held::after(commit.outputs.0),
             entry: None,
@@ -170,6 +175,7 @@ impl Following {
         self.tail.push_back(describe(&entry));
         if !self.apply(&entry.body, ends)? {
             self.entry = Some(entry);
+            self.mind_trouble(pair)?;
             return Ok(Step::Wait);
         }
         pair.event(Event::Executed {
@@ -180,12 +186,31 @@ impl Following {
         Ok(Step::Done)
     }
 
+    /// A shared disk does not give what it gave the primary. Who could leave the machine to the
+    /// primary does so in the end; nobody else has what was read.
+    fn mind_trouble(&mut self, pair: &Pair) -> Result<(), Trouble> {
+        let troubled = self.mirrors.iter().filter_map(Mirror::troubled).max();
+        let Some(long) = troubled.filter(|time| *time >= TELL) else { return Ok(()) };
+        let what = "the shared disk does not give here what the primary has read";
+        if !std::mem::replace(&mut self.told, true) {
+            log::warn!("{what}; trying again");
+        }
+        if long >= GIVE_UP && pair.status().role == StatusRole::Backup {
+            return Err(Trouble::Failed(what.into()));
+        }
+        Ok(())
+    }
+
+    /// How long nothing need be tried again.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.mirrors.iter().filter_map(Mirror::retry).min()
+    }
+
     fn advance(&mut self, at: Instant, ends: &Ends) -> Result<bool, String> {
         let most = slice_length(self.cost);
         let (began, from) = (time::Instant::now(), self.machine.icount().0);
         let there = {
             let Self { mirrors, held, addresses, .. } = self;
-            let ends = (!self.shared).then_some(ends);
             let mut outlet = outlet(mirrors, held, addresses, ends, self.wall_clock);
             self.follower.advance(&mut self.machine, at, most, &mut outlet)?
         };
@@ -239,11 +264,15 @@ impl Following {
             return wire::decode_input(header, data).map(Some).ok_or_else(unknown);
         };
         let mirror = self.mirrors.get_mut(usize::from(disk)).ok_or_else(unknown)?;
-        let Some(result) = mirror.answer(request, answer, data)? else { return Ok(None) };
-        for (request, operation) in mirror.take_writes() {
-            ends.disks[usize::from(disk)].submit(request, operation);
+        let result = mirror.answer(request, answer, data)?;
+        let worker = &ends.disks[usize::from(disk)];
+        for (request, operation) in mirror.take_requests() {
+            if self.shared {
+                worker.drop_cache();
+            }
+            worker.submit(request, operation);
         }
-        Ok(Some(Input::DiskDone { disk, request, result }))
+        Ok(result.map(|result| Input::DiskDone { disk, request, result }))
     }
 
     /// The machine's state, for the primary to compare; the rest is kept here.
@@ -304,26 +333,23 @@ fn describe(entry: &Entry) -> String {
     format!("{} icount {icount} halted {halted_ns:?}: {what}", entry.seq)
 }
 
-/// Where outputs go: requests to the own disks in `ends`, if there are any, everything else waits.
+/// Where outputs go: requests to the disks in `ends` that are to have them, everything else waits.
 fn outlet<'a>(
     mirrors: &'a mut [Mirror],
     held: &'a mut Held,
     addresses: &'a mut Addresses,
-    ends: Option<&'a Ends>,
+    ends: &'a Ends,
     wall_clock: u64,
 ) -> impl FnMut(Output, VirtualNs) + 'a {
     move |output, now| match output {
         Output::Disk { disk, request, operation } => {
             let index = usize::from(disk);
-            match ends {
-                Some(ends) => ends.disks[index].submit(request, operation.clone()),
-                None if matches!(operation, DiskOperation::Read { .. }) => {}
+            if mirrors[index].ask(request, operation.clone(), false) {
+                ends.disks[index].submit(request, operation);
+            } else if !matches!(operation, DiskOperation::Read { .. }) {
                 // Counted as on the primary; who goes live asks for it again in another way.
-                None => {
-                    held.push(Output::Disk { disk, request, operation: operation.clone() }, 0);
-                }
+                held.push(Output::Disk { disk, request, operation }, 0);
             }
-            mirrors[index].ask(request, operation, false);
         }
         output => {
             if let Output::NetTx { nic, frame } = &output {

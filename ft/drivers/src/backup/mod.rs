@@ -9,6 +9,7 @@ mod filling;
 pub mod following;
 
 use crate::control::{ControlRequest, Reply, Request, Status};
+use crate::copy::Reads;
 use crate::host::{Ends, Mail};
 use crate::live::Inherited;
 use crate::outcome::Exit;
@@ -39,7 +40,7 @@ pub struct BackupConfig<'a> {
     /// The disks of which this side has copies of its own.
     pub sizes: &'a [DiskSize],
     /// The disks are the primary's, and not written before this side is live.
-    pub shared: bool,
+    pub shared: Option<Reads>,
     /// Where bundles go of machines that went different ways.
     pub bundles: &'a Path,
     /// Gives a machine that has come over its engine.
@@ -156,7 +157,7 @@ impl Backup<'_> {
                         following.forget(below.0);
                     }
                 }
-                Action::GoLive { epoch, emit_from } => {
+                Action::GoLive { epoch, emit_from, .. } => {
                     log::warn!("live, in epoch {}", epoch.0);
                     self.go_live(emit_from.0);
                 }
@@ -254,7 +255,12 @@ impl Backup<'_> {
             Ok(Step::Wait) => {
                 self.act();
                 if self.ending.is_none() {
-                    self.mail.bell.wait(self.pair.patience());
+                    let retry = match &self.place {
+                        Place::Here(following) => following.patience(),
+                        _ => None,
+                    };
+                    let patience = [self.pair.patience(), retry].into_iter().flatten().min();
+                    self.mail.bell.wait(patience);
                 }
             }
             Err(trouble) => self.trouble(trouble),

@@ -14,6 +14,8 @@ pub(super) struct Untold {
     since: u64,
     /// A client may be waiting.
     urgent: bool,
+    /// One of them has to wait until the backup has executed the log up to it.
+    pub(super) executed: bool,
 }
 
 impl Untold {
@@ -31,6 +33,7 @@ impl<G: Guest> Live<'_, G> {
                 Output::Disk { disk, request, operation } => {
                     self.recorder.asked(disk, request, &operation);
                     if let Some(pair) = &mut self.pair {
+                        self.untold.executed |= pair.overwrites_unread(disk, &operation);
                         pair.asked(disk, request, &operation);
                         self.requests.insert((disk, request), operation.clone());
                     }

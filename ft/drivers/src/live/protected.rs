@@ -1,6 +1,6 @@
 //! The machine under the protection of a pair: what it tells the pair, and what the pair has it do.
 
-use super::{Inherited, Live};
+use super::{Inherited, Live, Untold};
 use crate::announce::Addresses;
 use crate::bundle::Bundle;
 use crate::guest::Guest;
@@ -79,10 +79,10 @@ impl<G: Guest> Live<'_, G> {
 
     /// Tells the pair of all outputs.
     pub(super) fn tell_outputs(&mut self) {
-        let count = std::mem::take(&mut self.untold).count;
+        let Untold { count, executed, .. } = std::mem::take(&mut self.untold);
         if count > 0 {
             let at = instant(self.guest, self.halted);
-            self.tell_pair(Event::Output { at, count });
+            self.tell_pair(Event::Output { at, count, executed });
         }
     }
 

@@ -17,6 +17,7 @@ mod tests;
 
 pub use address::NbdAddress;
 
+use super::fence::Fence;
 use super::raw::{Access, MAX_SECTORS};
 use super::{Disk, SECTOR, check_range};
 use protocol::{Command, Export};
@@ -58,6 +59,8 @@ pub struct NbdDisk {
     /// Writes since the last flush, in their order: byte offset and data.
     unflushed: Vec<(u64, Vec<u8>)>,
     unflushed_bytes: usize,
+    /// Asked before each write, also when it is sent again.
+    fence: Option<Fence>,
 }
 
 #[derive(Debug)]
@@ -215,6 +218,7 @@ impl NbdDisk {
             link: Some(link),
             unflushed: Vec::new(),
             unflushed_bytes: 0,
+            fence: None,
         })
     }
 
@@ -238,7 +242,9 @@ impl NbdDisk {
                 self.flush()?;
             }
             let place = (offset, piece.len() as u32);
+            let fence = self.fence.clone();
             self.attempt(|link, limit| {
+                leave(fence.as_ref())?;
                 link.request((Command::Write, fua), place, Data::Out(piece), limit)
             })?;
             // A durable write is kept too when older ones may be sent again over it.
@@ -259,6 +265,7 @@ impl NbdDisk {
                 return Err(Failed::Lost(io::Error::other("the server has another export there")));
             }
             for (offset, data) in &self.unflushed {
+                leave(self.fence.as_ref())?;
                 let place = (*offset, data.len() as u32);
                 link.request((Command::Write, false), place, Data::Out(data), self.patience.one)?;
             }
@@ -294,6 +301,11 @@ impl NbdDisk {
     }
 }
 
+/// Waits for the leave to write.
+fn leave(fence: Option<&Fence>) -> Result<(), Failed> {
+    fence.map_or(Ok(()), Fence::wait).map_err(Failed::Refused)
+}
+
 impl Disk for NbdDisk {
     fn sectors(&self) -> u64 {
         self.export.size / SECTOR as u64
@@ -327,6 +339,10 @@ impl Disk for NbdDisk {
             self.unflushed_bytes = 0;
         }
         Ok(())
+    }
+
+    fn guard(&mut self, fence: &Fence) {
+        self.fence = Some(fence.clone());
     }
 
     fn make_writable(&mut self) -> io::Result<()> {
