@@ -2,33 +2,47 @@
 //!
 //! Contract: [`Jit`] is an [`Accelerator`]: the same instructions retire with the same effects as in
 //! the interpreter. This crate is the one island of unsafe code around the CPU.
+//!
+//! | file | what |
+//! |---|---|
+//! | `asm` | host instructions as bytes |
+//! | `classify` | what each guest instruction does to flags and registers, and whether it is lowered |
+//! | `translate` | a block: decoding, memory operands, flags, ways out |
+//! | `lower/*` | the families of instructions |
+//! | `flags` | where the guest's flags are |
+//! | `layout` | which registers and words are what while code runs |
+//! | `thunks` | code that all blocks share |
+//! | `cache` | blocks, the jumps between them, the table of jump targets |
+//! | `run` | in and out of translated code; calls of the interpreter |
+//! | `dispatch` | the engine's loop |
 
-use emulator::accelerator::Accelerator;
-use emulator::core::Core;
-use emulator::engine::Engine;
-use emulator::op::Exit;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod asm;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cache;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod classify;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod dispatch;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod flags;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod layout;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod lower;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod memory;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod run;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod thunks;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod translate;
 
-/// Translated code and the ways to find it.
-pub struct Jit {}
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub use dispatch::Jit;
 
-impl Jit {
-    /// An empty cache; `None` where the host is not an x86-64 CPU that it can be made for.
-    pub fn new() -> Option<Self> {
-        None
-    }
-
-    /// The same with room for about `bytes` of translated code.
-    pub fn with_capacity(_bytes: usize) -> Option<Self> {
-        None
-    }
-}
-
-impl Accelerator for Jit {
-    fn run(&mut self, engine: &mut Engine, core: &mut Core) -> Exit {
-        engine.run_blocks(core)
-    }
-
-    fn clear(&mut self) {}
-
-    fn drop_page(&mut self, _page: u32) {}
-}
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod absent;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub use absent::Jit;

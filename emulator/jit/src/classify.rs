@@ -1,0 +1,294 @@
+//! What the translator must know of an instruction before it emits code.
+//!
+//! Contract: [`classify`] says which instructions the families in [`crate::lower`] lower, and what
+//! each does to flags and registers, so that flags need not be kept where nobody can see them.
+
+use emulator::cpu::{RAX, RBP, RDX, RSP};
+use emulator::decode::ends_block;
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+
+/// What an instruction does to the status flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Reads some.
+    Reads,
+    /// Sets all of them.
+    Sets,
+    /// Reads some, then sets all of them.
+    ReadsAndSets,
+    /// Changes some (or, by a count of 0, none) and keeps the others.
+    Changes,
+}
+
+/// An instruction of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Item {
+    /// As decoded, with its linear address as instruction pointer.
+    pub i: Instruction,
+    /// Code is emitted for it; otherwise the interpreter executes it.
+    pub lowered: bool,
+    /// It may fault, and the code for that spoils the host's flags first: it accesses memory.
+    pub memory: bool,
+    /// See [`Effect`].
+    pub effect: Effect,
+    /// The code emitted for it leaves the host's flags alone.
+    pub preserves: bool,
+    /// Guest registers written, a bit each.
+    pub writes: u32,
+    /// Nothing is executed after it in its block.
+    pub last: bool,
+}
+
+/// Whether a general register can be an operand of emitted code: not AH, BH, CH, DH.
+pub fn plain(r: Register) -> bool {
+    r.is_gpr() && !matches!(r, Register::AH | Register::BH | Register::CH | Register::DH)
+}
+
+/// Number of a general register other than AH, BH, CH, DH.
+pub fn number(r: Register) -> u8 {
+    // iced counts AH-BH between BL and SPL.
+    let n = r.number() as u8;
+    if r.is_gpr8() && n > 7 { n - 4 } else { n }
+}
+
+fn memory_operand(i: &Instruction) -> bool {
+    (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory)
+}
+
+/// Every register operand is plain, and a memory operand has a 64-bit address.
+fn plain_operands(i: &Instruction) -> bool {
+    (0..i.op_count()).all(|n| match i.op_kind(n) {
+        OpKind::Register => plain(i.op_register(n)),
+        OpKind::Memory => {
+            let wide = |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
+            wide(i.memory_base())
+                && wide(i.memory_index())
+                && (i.memory_base() != Register::None
+                    || i.memory_index() != Register::None
+                    || i.memory_displ_size() == 8)
+        }
+        _ => true,
+    })
+}
+
+/// Guest register of operand 0, if it is one, as a bit.
+fn first(i: &Instruction) -> u32 {
+    bit(i, 0)
+}
+
+fn bit(i: &Instruction, n: u32) -> u32 {
+    if n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr() {
+        1 << number(i.op_register(n))
+    } else {
+        0
+    }
+}
+
+/// The shape of `i`.
+pub fn classify(i: Instruction, invalid: bool) -> Item {
+    let mut item = Item {
+        i,
+        lowered: false,
+        memory: true,
+        effect: Effect::Changes,
+        preserves: false,
+        writes: 0,
+        last: invalid || ends_block(&i) || i.mnemonic() == M::Jmp,
+    };
+    if invalid || !plain_operands(&i) || item.last && !branches(&i) {
+        return item;
+    }
+    if i.has_lock_prefix() && !lockable(&i) {
+        return item;
+    }
+    item.memory = memory_operand(&i) && !touches_nothing(&i);
+    let Some((effect, writes)) = lowered(&i) else {
+        item.memory = true;
+        return item;
+    };
+    item.lowered = true;
+    item.effect = effect;
+    item.writes = writes;
+    item.preserves = !item.memory && preserves(&i);
+    use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};
+    // Divisions may fault as well.
+    item.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
+    item
+}
+
+/// Instructions whose memory operand is not accessed.
+fn touches_nothing(i: &Instruction) -> bool {
+    use M::*;
+    matches!(
+        i.mnemonic(),
+        Lea | Nop | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw
+    )
+}
+
+fn branches(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Jmp | M::Call | M::Ret)
+}
+
+fn lockable(i: &Instruction) -> bool {
+    i.op0_kind() == OpKind::Memory
+        && matches!(
+            i.mnemonic(),
+            M::Add
+                | M::Or
+                | M::Adc
+                | M::Sbb
+                | M::And
+                | M::Sub
+                | M::Xor
+                | M::Inc
+                | M::Dec
+                | M::Neg
+                | M::Not
+                | M::Xchg
+                | M::Xadd
+                | M::Cmpxchg
+        )
+}
+
+/// Whether the emitted code of a form without memory operand leaves the host's flags alone.
+fn preserves(i: &Instruction) -> bool {
+    use M::*;
+    matches!(
+        i.mnemonic(),
+        Mov | Movzx
+            | Movsx
+            | Movsxd
+            | Lea
+            | Not
+            | Bswap
+            | Nop
+            | Endbr64
+            | Cdqe
+            | Cwde
+            | Xchg
+            | Prefetchnta
+            | Prefetcht0
+            | Prefetcht1
+            | Prefetcht2
+            | Prefetchw
+            | Lfence
+            | Sfence
+            | Mfence
+            | Pause
+    ) || i.is_jcc_short_or_near()
+        || is_setcc(i)
+        || is_cmov(i)
+}
+
+/// SETcc.
+pub fn is_setcc(i: &Instruction) -> bool {
+    i.op_count() == 1
+        && emulator::exec::condition_number(i).is_some()
+        && matches!(i.op0_kind(), OpKind::Register | OpKind::Memory)
+}
+
+/// CMOVcc.
+pub fn is_cmov(i: &Instruction) -> bool {
+    i.op_count() == 2
+        && emulator::exec::condition_number(i).is_some()
+        && i.op0_kind() == OpKind::Register
+        && i.op0_register().is_gpr()
+}
+
+/// Bytes of operand 0.
+pub fn size(i: &Instruction) -> u8 {
+    emulator::exec::operand_size(i) as u8
+}
+
+/// The effect on flags and the registers written, of what is lowered.
+fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
+    use Effect::*;
+    let register = size(i) >= 4 && i.op0_kind() == OpKind::Register;
+    let general = |n| i.op_kind(n) != OpKind::Register || i.op_register(n).is_gpr();
+    Some(match i.mnemonic() {
+        M::Mov if general(0) && general(1) => (None, first(i)),
+        M::Movzx | M::Movsx | M::Movsxd | M::Lea | M::Not => (None, first(i)),
+        M::Bswap if size(i) > 2 => (None, first(i)),
+        M::Cdqe | M::Cwde => (None, 1 << RAX),
+        M::Cdq | M::Cqo => (None, 1 << RDX),
+        M::Nop
+        | M::Endbr64
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Lfence
+        | M::Sfence
+        | M::Mfence
+        | M::Pause => (None, 0),
+        M::Xchg => (None, bit(i, 0) | bit(i, 1)),
+        M::Add | M::Sub | M::And | M::Or | M::Xor => (Sets, first(i)),
+        M::Cmp | M::Test => (Sets, 0),
+        M::Adc | M::Sbb => (ReadsAndSets, first(i)),
+        M::Neg => (Sets, first(i)),
+        M::Inc | M::Dec => (Changes, first(i)),
+        M::Shl | M::Sal | M::Shr | M::Sar => return shift(i),
+        M::Rol | M::Ror if register && shift_count(i).is_some_and(|n| n != 0) => {
+            (Changes, first(i))
+        }
+        M::Imul if i.op_count() > 1 && size(i) > 1 => (Sets, first(i)),
+        M::Imul | M::Mul if size(i) >= 4 => (Sets, 1 << RAX | 1 << RDX),
+        M::Div | M::Idiv if size(i) >= 4 => (None, 1 << RAX | 1 << RDX),
+        M::Bt | M::Bts | M::Btr | M::Btc if bits(i) => (Changes, first(i)),
+        M::Xadd if i.op0_kind() == OpKind::Memory => (Sets, bit(i, 0) | bit(i, 1)),
+        M::Cmpxchg if i.op0_kind() == OpKind::Memory => (Sets, first(i) | 1 << RAX),
+        M::Popcnt | M::Tzcnt | M::Lzcnt | M::Bsf | M::Bsr if size(i) >= 4 => (Sets, first(i)),
+        M::Push if size(i) == 8 || is_immediate(i) => (None, 1 << RSP),
+        M::Pop if size(i) == 8 && i.op0_kind() == OpKind::Register => (None, 1 << RSP | first(i)),
+        M::Leave if i.code() == iced_x86::Code::Leaveq => (None, 1 << RSP | 1 << RBP),
+        M::Jmp | M::Call if near(i) => (None, 1 << RSP),
+        M::Ret if matches!(i.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => {
+            (None, 1 << RSP)
+        }
+        _ if i.is_jcc_short_or_near() && i.op0_kind() == OpKind::NearBranch64 => (Reads, 0),
+        _ if is_setcc(i) => (Reads, first(i)),
+        _ if is_cmov(i) => (Reads, first(i)),
+        _ => return Option::None,
+    })
+}
+
+fn is_immediate(i: &Instruction) -> bool {
+    matches!(i.code(), iced_x86::Code::Pushq_imm8 | iced_x86::Code::Pushq_imm32)
+}
+
+/// BT and its kin on a register, or with an immediate on memory.
+fn bits(i: &Instruction) -> bool {
+    size(i) >= 4 && i.op0_kind() == OpKind::Register && shift_count(i).is_some()
+}
+
+fn near(i: &Instruction) -> bool {
+    match i.op0_kind() {
+        OpKind::NearBranch64 => emulator::core::canonical(i.near_branch64()),
+        OpKind::Register => i.op0_register().is_gpr64(),
+        OpKind::Memory => i.memory_size() == iced_x86::MemorySize::QwordOffset,
+        _ => false,
+    }
+}
+
+/// The immediate count of a shift, masked as the CPU does.
+pub fn shift_count(i: &Instruction) -> Option<u8> {
+    matches!(i.op1_kind(), OpKind::Immediate8 | OpKind::Immediate8_2nd)
+        .then(|| i.immediate8() & if size(i) == 8 { 63 } else { 31 })
+}
+
+fn shift(i: &Instruction) -> Option<(Effect, u32)> {
+    match shift_count(i) {
+        Some(0) => Option::None,
+        // Counts beyond the operand's size have flags of their own.
+        Some(n) if u32::from(n) < 8 * u32::from(size(i)) => Some((Effect::Sets, first(i))),
+        Some(_) => Option::None,
+        // By CL: the count may be 0.
+        Option::None if size(i) >= 4 && i.op0_kind() == OpKind::Register => {
+            Some((Effect::Changes, first(i)))
+        }
+        Option::None => Option::None,
+    }
+}

@@ -1,0 +1,286 @@
+//! The engine's loop: finds or makes the block at RIP, runs it, and sees to why it came back.
+//!
+//! Contract: that of [`Accelerator`]. A block is translated when it is about to be executed for the
+//! [`WARM`]th time; before that, and wherever nothing can be translated, the interpreter runs.
+
+use crate::asm::Asm;
+use crate::cache::{Cache, NONE, jump_slot};
+use crate::memory::CodeMemory;
+use crate::run::{self, Left};
+use crate::thunks::{self, LINK, OVER};
+use crate::translate::{LARGEST, Request, translate};
+use devices::ram::PAGE;
+use emulator::accelerator::{Accelerator, BlockCount, Statistics};
+use emulator::core::Core;
+use emulator::cpu::BLOCK_RIP;
+use emulator::engine::{Engine, mark_code};
+use emulator::exception::Trap;
+use emulator::op::Exit;
+
+/// Bytes of translated code by default.
+const CAPACITY: usize = 48 << 20;
+/// Executions after which a block is translated.
+const WARM: u8 = 8;
+/// Counters of executions before translation.
+const HEATS: usize = 1 << 16;
+/// Worlds that are known by number.
+const WORLDS: usize = 64;
+
+/// What decides where an address leads.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct World {
+    translations: u64,
+    user: bool,
+    generation: u64,
+    a20: bool,
+    high: bool,
+}
+
+/// Translated code and the ways to find it.
+pub struct Jit {
+    cache: Cache,
+    heat: Box<[u8; HEATS]>,
+    worlds: [(World, u32); WORLDS],
+    next_world: u32,
+    /// The edge that the code left at; it is linked when its target is there.
+    edge: u32,
+    counting: bool,
+    statistics: Statistics,
+    exits: [u64; 5],
+}
+
+/// Names of the causes in `exits`.
+const CAUSES: [&str; 5] = ["link", "budget", "interpreted", "event", "trap"];
+
+impl Jit {
+    /// An empty cache; `None` where the host is not an x86-64 CPU that it can be made for.
+    pub fn new() -> Option<Self> {
+        Self::with_capacity(CAPACITY)
+    }
+
+    /// The same with room for about `bytes` of translated code.
+    pub fn with_capacity(bytes: usize) -> Option<Self> {
+        let fits = is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt");
+        if !fits {
+            return None;
+        }
+        let bytes = bytes.max(2 * LARGEST).next_multiple_of(PAGE).min(1 << 30);
+        let mut memory = CodeMemory::new(bytes)?;
+        let mut asm = Asm::new(memory.address());
+        let shared = thunks::emit(&mut asm, run::interpreter());
+        memory.write(0, &asm.bytes);
+        let start = asm.bytes.len().next_multiple_of(64);
+        let heat = vec![0; HEATS].into_boxed_slice();
+        Some(Self {
+            cache: Cache::new(memory, shared, start),
+            heat: heat.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
+            worlds: [(World::default(), 0); WORLDS],
+            next_world: 0,
+            edge: NONE,
+            counting: false,
+            statistics: Statistics::default(),
+            exits: [0; 5],
+        })
+    }
+
+    /// The number of a world.
+    fn world(&mut self, world: World) -> u32 {
+        let slot = (world.translations as usize ^ usize::from(world.user) << 5) % WORLDS;
+        let known = &mut self.worlds[slot];
+        if known.0 != world || known.1 == 0 {
+            self.next_world = self.next_world.wrapping_add(1);
+            if self.next_world >= i32::MAX as u32 {
+                // Old numbers may still stand in code.
+                self.flush();
+                self.next_world = 1;
+                self.worlds = [(World::default(), 0); WORLDS];
+            }
+            self.worlds[slot] = (world, self.next_world);
+        }
+        self.worlds[slot].1
+    }
+
+    fn worlds_of(&mut self, core: &Core) -> [u32; 2] {
+        let [low, high] = core.tlb.worlds();
+        let user = core.cpu.cpl == 3;
+        let (generation, a20) = (core.ram.generation(), core.board.a20());
+        let at = |translations, high| World { translations, user, generation, a20, high };
+        [self.world(at(low, false)), self.world(at(high, true))]
+    }
+
+    fn flush(&mut self) {
+        self.statistics.flushes += 1;
+        self.statistics.evicted_bytes += self.cache.clear() as u64;
+        self.edge = NONE;
+    }
+
+    /// The block at RIP, found or translated; `None` if the interpreter is to run.
+    fn block(&mut self, core: &mut Core, worlds: [u32; 2]) -> Result<Option<u64>, Trap> {
+        let rip = core.cpu.rip;
+        let world = worlds[usize::from(rip >> 63 != 0)];
+        let edge = core::mem::replace(&mut self.edge, NONE);
+        let slot = &self.cache.jumps[jump_slot(rip)];
+        let id = if slot.la == rip && slot.world == world {
+            slot.block
+        } else {
+            core.cpu.regs[BLOCK_RIP] = rip;
+            let place = core.fetch_place(rip)?;
+            let id = match self.cache.find(place, rip) {
+                Some(id) => id,
+                None => {
+                    let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
+                    if *heat < WARM {
+                        *heat += 1;
+                        return Ok(None);
+                    }
+                    match self.make(core, place, rip) {
+                        Some(id) => id,
+                        None => return Ok(None),
+                    }
+                }
+            };
+            self.cache.remember(id, world);
+            id
+        };
+        if edge != NONE && (edge as usize) < self.cache.numbers().0 as usize {
+            self.cache.link(edge, id, world);
+        }
+        Ok(Some(self.cache.address(id)))
+    }
+
+    fn make(&mut self, core: &mut Core, place: usize, rip: u64) -> Option<u32> {
+        if !self.cache.has_room(LARGEST) {
+            self.flush();
+        }
+        let end = (place & !(PAGE - 1)) + PAGE;
+        let counter = self.counting.then(|| {
+            self.cache.counters.push(Box::new(0));
+            self.cache.counters.last().map_or(0, |c| &raw const **c as usize)
+        });
+        let translation = translate(Request {
+            bytes: &core.ram.bytes()[place..end],
+            rip,
+            base: self.cache.next_address(),
+            numbers: self.cache.numbers(),
+            thunks: &self.cache.thunks,
+            counter,
+        });
+        let Some(translation) = translation else {
+            if self.counting {
+                self.cache.counters.pop();
+            }
+            return None;
+        };
+        assert!(translation.code.len() <= LARGEST, "a block of {} bytes", translation.code.len());
+        mark_code(core, place, translation.len);
+        let s = &mut self.statistics;
+        s.blocks += 1;
+        s.instructions += translation.count as u64;
+        s.guest_bytes += translation.len as u64;
+        s.host_bytes += translation.code.len() as u64;
+        Some(self.cache.add(place, rip, translation))
+    }
+
+    /// Sees to an exit; `None`: go on.
+    fn after(&mut self, engine: &mut Engine, core: &mut Core, left: &Left) -> Option<Exit> {
+        let number = (left.exit >> 3) as u32;
+        match left.exit & 7 {
+            LINK => {
+                self.exits[0] += 1;
+                core.icount = core.limit - left.budget as u64;
+                core.cpu.rip = self.cache.target(number);
+                self.edge = number;
+                None
+            }
+            OVER => {
+                self.exits[1] += 1;
+                let block = &self.cache.blocks[number as usize];
+                core.icount = core.limit - (left.budget + i64::from(block.count)) as u64;
+                core.cpu.rip = block.rip;
+                Some(engine.run_blocks(core))
+            }
+            _ => match run::end(left.exit) {
+                Exit::Next => {
+                    self.exits[2] += 1;
+                    None
+                }
+                exit => {
+                    self.exits[if exit == Exit::Event { 3 } else { 4 }] += 1;
+                    Some(exit)
+                }
+            },
+        }
+    }
+
+    fn run_translated(&mut self, engine: &mut Engine, core: &mut Core) -> Exit {
+        loop {
+            if core.icount >= core.limit || core.ram.has_stale_code() {
+                return Exit::Next;
+            }
+            if core.mode.bits != 64 || !core.tlb.fillable() {
+                return engine.run_blocks(core);
+            }
+            let worlds = self.worlds_of(core);
+            let code = match self.block(core, worlds) {
+                Ok(Some(code)) => code,
+                Ok(None) => {
+                    let exit = engine.run_block(core);
+                    if exit != Exit::Next {
+                        return exit;
+                    }
+                    continue;
+                }
+                Err(Trap) => return Exit::Trap,
+            };
+            // The walk of a fetch may have changed the world.
+            let worlds = self.worlds_of(core);
+            let budget = i64::try_from(core.limit - core.icount).unwrap_or(i64::MAX).min(1 << 40);
+            let far = core.limit;
+            core.limit = core.icount + budget as u64;
+            self.statistics.entries += 1;
+            let left = run::enter(&mut self.cache, core, code, budget, worlds);
+            let exit = self.after(engine, core, &left);
+            core.limit = far;
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+}
+
+impl Accelerator for Jit {
+    fn run(&mut self, engine: &mut Engine, core: &mut Core) -> Exit {
+        let exit = self.run_translated(engine, core);
+        self.edge = NONE;
+        run::tidy(core);
+        exit
+    }
+
+    fn clear(&mut self) {
+        self.flush();
+    }
+
+    fn drop_page(&mut self, page: u32) {
+        self.statistics.dropped += self.cache.drop_page(page as usize) as u64;
+        self.edge = NONE;
+    }
+
+    fn statistics(&self) -> Statistics {
+        let exits = CAUSES.into_iter().zip(self.exits).collect();
+        Statistics { exits, ..self.statistics.clone() }
+    }
+
+    fn count_blocks(&mut self, on: bool) {
+        if self.counting != on {
+            self.flush();
+            self.counting = on;
+        }
+    }
+
+    fn block_counts(&self) -> Vec<BlockCount> {
+        self.cache.counts()
+    }
+}

@@ -1,0 +1,87 @@
+//! Where things are while translated code runs: host registers, and words beside the CPU's.
+//!
+//! Contract: RBP points into [`Cpu::regs`], so that guest registers and the words below are reached
+//! with one byte of displacement. The words live in the unused part of that array while code runs,
+//! and are zero whenever [`crate::Jit`] is not running.
+
+use crate::asm::Rm;
+use crate::asm::reg::*;
+use core::mem::offset_of;
+use emulator::core::Core;
+use emulator::cpu::Cpu;
+
+/// The budget: instructions that may still retire, those of the block in execution taken off.
+pub const BUDGET: u8 = R15;
+/// The TLB's entries of the set in use.
+pub const TLB: u8 = R14;
+/// Points [`BIAS`] bytes beyond the start of the guest's registers.
+pub const STATE: u8 = RBP;
+/// See [`STATE`].
+pub const BIAS: i32 = 128;
+/// Guest registers (the first of them) that live in host registers. RAX, RCX and RDX are scratch.
+pub const HOSTS: [u8; 9] = [RBX, RSI, RDI, R8, R9, R10, R11, R12, R13];
+
+/// Numbers of the words in [`Cpu::regs`].
+pub mod word {
+    #![allow(missing_docs)]
+    /// Status flags: see [`crate::flags`].
+    pub const FLAGS: usize = 18;
+    /// Revision of TLB tags in the lower and the upper half of the address space.
+    pub const REVISION: usize = 19;
+    /// Entries of the TLB.
+    pub const TLB: usize = 21;
+    /// World numbers for the two halves: see [`crate::cache`].
+    pub const WORLD: usize = 22;
+    /// The table of jump targets.
+    pub const JUMPS: usize = 24;
+    /// What [`crate::run`]'s functions get.
+    pub const CONTEXT: usize = 25;
+    /// The budget, on the way out.
+    pub const BUDGET: usize = 26;
+    /// A value in the middle of an instruction.
+    pub const SPILL: usize = 27;
+    pub const END: usize = 28;
+}
+
+/// The guest's general register or a word, in memory.
+pub fn in_memory(n: usize) -> Rm {
+    Rm::Mem(STATE, disp(n))
+}
+
+/// Displacement from [`STATE`] of the guest's register or word `n`.
+pub fn disp(n: usize) -> i32 {
+    n as i32 * 8 - BIAS
+}
+
+/// Where guest register `n` is while code runs.
+pub fn place(n: usize) -> Rm {
+    match HOSTS.get(n) {
+        Some(&host) => Rm::Reg(host),
+        None => in_memory(n),
+    }
+}
+
+fn from_state(offset: usize) -> i32 {
+    let regs = offset_of!(Core, cpu) + offset_of!(Cpu, regs);
+    offset as i32 - regs as i32 - BIAS
+}
+
+/// The base of a segment (by number), as addresses use it.
+pub fn segment_base(n: usize) -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, seg_base) + 8 * n))
+}
+
+/// Byte offset in a TLB entry, as the TLB lays it out.
+pub mod entry {
+    use core::mem::offset_of;
+    use emulator::mmu::tlb::Entry;
+    /// log2 of the size.
+    pub const SHIFT: u32 = size_of::<Entry>().trailing_zeros();
+    /// Tag for reads.
+    pub const READ: i32 = offset_of!(Entry, read) as i32;
+    /// Tag for writes.
+    pub const WRITE: i32 = offset_of!(Entry, write) as i32;
+    /// Host address minus linear address.
+    pub const HOST: i32 = offset_of!(Entry, host) as i32;
+    const _: () = assert!(size_of::<Entry>().is_power_of_two());
+}

@@ -1,0 +1,71 @@
+//! Jcc, JMP, CALL, RET.
+
+use super::stack::{adjust, below, pointer};
+use super::{is_memory, operand};
+use crate::asm::Rm;
+use crate::asm::reg::*;
+use crate::layout::{in_memory, word};
+use crate::translate::Translator;
+use emulator::exec::condition_number;
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
+
+pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
+    let direct = i.op0_kind() == OpKind::NearBranch64;
+    match i.mnemonic() {
+        M::Jmp if direct => {
+            t.save_flags();
+            t.edge(i.near_branch64());
+        }
+        M::Jmp => {
+            target(t, i);
+            t.indirect(|_| {});
+        }
+        M::Call if direct => {
+            t.save_flags();
+            let top = below(t);
+            push_return(t, i, top);
+            t.edge(i.near_branch64());
+        }
+        M::Call => {
+            target(t, i);
+            t.indirect_later();
+            let top = below(t);
+            push_return(t, i, top);
+            t.a.jmp_rm(in_memory(word::SPILL));
+        }
+        M::Ret => {
+            t.save_flags();
+            let top = t.check(pointer(), 8, false, false);
+            t.a.load(8, RAX, top);
+            let more = if i.op_count() == 1 { i.immediate(0) as i32 & 0xFFFF } else { 0 };
+            t.indirect(|a| a.lea(8, pointer(), Rm::Mem(pointer(), 8 + more)));
+        }
+        _ => {
+            let Some(cc) = condition_number(i) else { return false };
+            if !i.is_jcc_short_or_near() {
+                return false;
+            }
+            t.branch(cc, i.near_branch64());
+        }
+    }
+    true
+}
+
+/// The target of an indirect branch to RAX; the flags to the word.
+fn target(t: &mut Translator, i: &Instruction) {
+    t.save_flags();
+    let rm = if is_memory(i, 0) { t.access(i, 8, false, false) } else { operand(i, 0) };
+    t.a.load(8, RAX, rm);
+    t.spoil();
+}
+
+fn push_return(t: &mut Translator, i: &Instruction, top: Rm) {
+    let back = i.next_ip();
+    if back as i32 as i64 as u64 == back {
+        t.a.store_imm(8, top, back as i32);
+    } else {
+        t.a.set(RDX, back);
+        t.a.store(8, top, RDX);
+    }
+    adjust(t, -8);
+}

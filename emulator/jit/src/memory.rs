@@ -1,0 +1,85 @@
+//! Memory for code: one stretch, mapped twice, writable and executable, never both at one address.
+//!
+//! Contract: what is written through [`CodeMemory::write`] can be executed at
+//! [`CodeMemory::address`] plus its offset.
+
+use std::ffi::c_void;
+use std::ptr;
+
+/// A stretch of memory that can be written at one address and executed at another.
+pub struct CodeMemory {
+    writable: *mut u8,
+    executable: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mappings belong to this value alone, and it is changed through `&mut self` only.
+unsafe impl Send for CodeMemory {}
+
+impl CodeMemory {
+    /// `len` bytes (whole pages); `None` if the host refuses.
+    pub fn new(len: usize) -> Option<Self> {
+        // SAFETY: the name is a C string; the descriptor is checked and closed below.
+        let fd = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return None;
+        }
+        // SAFETY: `fd` is ours.
+        let sized = unsafe { libc::ftruncate(fd, len as libc::off_t) } == 0;
+        let writable = if sized { map(fd, len, libc::PROT_READ | libc::PROT_WRITE) } else { None };
+        let executable = writable.and_then(|_| map(fd, len, libc::PROT_READ | libc::PROT_EXEC));
+        // SAFETY: `fd` is ours; the mappings keep the memory.
+        unsafe { libc::close(fd) };
+        match (writable, executable) {
+            (Some(writable), Some(executable)) => Some(Self { writable, executable, len }),
+            (Some(writable), None) => {
+                unmap(writable, len);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Where the first byte is executed.
+    pub fn address(&self) -> usize {
+        self.executable as usize
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Writes code at `offset`.
+    ///
+    /// # Panics
+    /// If it does not fit.
+    pub fn write(&mut self, offset: usize, code: &[u8]) {
+        assert!(offset.checked_add(code.len()).is_some_and(|end| end <= self.len), "code fits");
+        // SAFETY: the range was checked; the mapping is writable, and nobody has a reference to it.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.add(offset), code.len()) }
+    }
+
+    /// Overwrites the 32-bit displacement or immediate at `offset`.
+    pub fn patch(&mut self, offset: usize, value: i32) {
+        self.write(offset, &value.to_le_bytes());
+    }
+}
+
+impl Drop for CodeMemory {
+    fn drop(&mut self) {
+        unmap(self.writable, self.len);
+        unmap(self.executable, self.len);
+    }
+}
+
+fn map(fd: i32, len: usize, protection: i32) -> Option<*mut u8> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let at = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0) };
+    (at != libc::MAP_FAILED).then_some(at.cast())
+}
+
+fn unmap(at: *mut u8, len: usize) {
+    // SAFETY: `at` and `len` are those of a mapping made above, which is not used any more.
+    unsafe { libc::munmap(at.cast::<c_void>(), len) };
+}

@@ -1,0 +1,140 @@
+//! Code that all blocks share: the way in and out, the call of the interpreter, flags.
+//!
+//! Contract: emitted once, at the start of the code memory.
+
+use crate::asm::alu::{ADD, SUB, XOR};
+use crate::asm::reg::*;
+use crate::asm::{Asm, Rm};
+use crate::flags::OF_DERIVED;
+use crate::layout::{BUDGET, HOSTS, STATE, TLB, in_memory, word};
+use crate::translate::find;
+
+/// How code comes back, in bits 2:0 of RAX: at an edge (bits 63:3) that leads nowhere yet.
+pub const LINK: u64 = 0;
+/// The budget does not cover the block (bits 63:3); it is negative, by that much.
+pub const OVER: u64 = 1;
+/// The interpreter came to an end in bits 63:3; the core is up to date but for the host's registers,
+/// which are not needed.
+pub const LEFT: u64 = 2;
+
+/// Addresses of the shared code.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thunks {
+    /// `extern "sysv64" fn(state, code, budget) -> exit`.
+    pub enter: usize,
+    /// Jumped to with the exit in RAX: stores the guest's registers.
+    pub leave: usize,
+    /// Called with a site in RAX: the interpreter executes its instruction. Comes back only if the
+    /// block goes on behind it.
+    pub interpret: usize,
+    /// Called: all of the host's flags from the word. Uses RAX.
+    pub restore: usize,
+    /// Called: the word gets an OF of its own. Uses RAX, RCX, RDX.
+    pub settle: usize,
+    /// Jumped to with an address in RAX and an exit in RDX, for the two halves of the address space:
+    /// goes on at the address if it is that of a translated block, else leaves.
+    pub find: [usize; 2],
+}
+
+const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
+
+/// Emits the shared code; `helper` is the address of [`crate::run`]'s function.
+pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
+    let mut t = Thunks { enter: a.here(), ..Thunks::default() };
+    for r in SAVED {
+        a.push(r);
+    }
+    a.alu_imm(SUB, 8, Rm::Reg(RSP), 8);
+    a.mov(STATE, RDI);
+    a.mov(RAX, RSI);
+    a.mov(BUDGET, RDX);
+    load(a);
+    a.jmp_rm(Rm::Reg(RAX));
+
+    t.leave = a.here();
+    store(a);
+    let out = a.label();
+    a.store(8, in_memory(word::BUDGET), BUDGET);
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    for r in SAVED.into_iter().rev() {
+        a.pop(r);
+    }
+    a.ret();
+
+    t.interpret = a.here();
+    store(a);
+    a.load(8, RDI, in_memory(word::CONTEXT));
+    a.load(4, RSI, Rm::Reg(RAX));
+    a.mov(RDX, BUDGET);
+    a.alu_imm(SUB, 8, Rm::Reg(RSP), 8);
+    a.set(RAX, helper as u64);
+    a.call_rm(Rm::Reg(RAX));
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    a.test(8, Rm::Reg(RAX), RAX);
+    let left = a.jcc_near(5);
+    load(a);
+    a.ret();
+    a.bind(left);
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    a.jmp_label(out);
+
+    t.restore = a.here();
+    a.load(4, RAX, in_memory(word::FLAGS));
+    a.test_imm(1, Rm::Reg(RAX), OF_DERIVED as i32);
+    let derived = a.jcc_near(5);
+    let set = a.label();
+    a.shift(4, 1, Rm::Reg(RAX), 7);
+    a.alu_to(ADD, 1, Rm::Reg(RAX), RAX);
+    a.sahf();
+    a.ret();
+    a.bind(derived);
+    // mov al, ah; shr al, 7; xor al, ah
+    a.raw(&[0x88, 0xE0, 0xC0, 0xE8, 0x07, 0x30, 0xE0]);
+    a.jmp_label(set);
+
+    t.settle = a.here();
+    a.load(4, RAX, in_memory(word::FLAGS));
+    a.test_imm(1, Rm::Reg(RAX), OF_DERIVED as i32);
+    let derived = a.jcc_near(5);
+    a.ret();
+    a.bind(derived);
+    a.load(4, RCX, Rm::Reg(RAX));
+    a.shift(5, 4, Rm::Reg(RCX), 8);
+    a.load(4, RDX, Rm::Reg(RAX));
+    a.shift(5, 4, Rm::Reg(RDX), 15);
+    a.alu_from(XOR, 4, RDX, Rm::Reg(RCX));
+    a.alu_imm(crate::asm::alu::AND, 4, Rm::Reg(RDX), 1);
+    a.alu_imm(crate::asm::alu::AND, 4, Rm::Reg(RAX), !(1 | OF_DERIVED as i32));
+    a.alu_from(crate::asm::alu::OR, 4, RAX, Rm::Reg(RDX));
+    a.store(4, in_memory(word::FLAGS), RAX);
+    a.ret();
+
+    for half in 0..2 {
+        t.find[half] = a.here();
+        // The exit is wanted again, and RDX is used.
+        a.store(8, in_memory(word::SPILL), RDX);
+        let misses = find(a, half);
+        a.jmp_rm(Rm::Mem(RCX, 16));
+        for miss in misses {
+            a.bind(miss);
+        }
+        a.load(8, RAX, in_memory(word::SPILL));
+        a.jmp(t.leave);
+    }
+    t
+}
+
+/// Loads what lives in host registers.
+fn load(a: &mut Asm) {
+    for (n, host) in HOSTS.into_iter().enumerate() {
+        a.load(8, host, in_memory(n));
+    }
+    a.load(8, TLB, in_memory(word::TLB));
+}
+
+/// Stores the guest's registers that live in host registers.
+fn store(a: &mut Asm) {
+    for (n, host) in HOSTS.into_iter().enumerate() {
+        a.store(8, in_memory(n), host);
+    }
+}

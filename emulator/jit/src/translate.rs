@@ -1,0 +1,617 @@
+//! From guest bytes to host code: one block at a time, in one pass over its instructions.
+//!
+//! Contract: [`translate`] emits a block that starts at its first byte. What a family of
+//! instructions needs is a method here; the families are in [`crate::lower`]. To add one: name its
+//! instructions in [`crate::classify`] and emit them in a file there. The rules:
+//! - RAX, RCX and RDX are scratch, [`layout::place`] says where guest registers are.
+//! - [`Translator::access`] checks a memory operand and leads to the interpreter if it misses; until
+//!   then nothing of the guest may have been changed. It uses RAX, RCX and RDX; afterwards RAX and
+//!   RDX are free if `flat` was asked for.
+//! - An instruction that sets the flags says so with [`Translator::produced`]; one that needs them
+//!   asks [`Translator::want_flags`], after its access.
+
+use crate::asm::alu::{ADD, AND, CMP, OR, SUB, XOR};
+use crate::asm::reg::*;
+use crate::asm::{Asm, Jump, Rm};
+use crate::cache::{JUMP_SHIFT, JUMPS};
+use crate::classify::{Effect, Item, classify, number};
+use crate::flags::{Kind, Recipe};
+use crate::layout::{self, BUDGET, TLB, disp, entry, in_memory, place, word};
+use crate::lower;
+use crate::thunks::{LINK, OVER, Thunks};
+use emulator::cpu::{FS, GS};
+use emulator::mmu::tlb::ENTRIES;
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Register};
+
+/// Most instructions of a block.
+pub const MOST: usize = 40;
+/// Host bytes that a block of [`MOST`] instructions has at most.
+pub const LARGEST: usize = 64 << 10;
+
+/// An instruction that the interpreter may be asked to execute.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Its RIP.
+    pub rip: u64,
+    /// RIP of the next one; [`NOWHERE`] if translated code does not go on after it.
+    pub next: u64,
+    /// How many instructions of the block are left before it is executed, itself included.
+    pub left: u32,
+    /// Its decoded form, once it was needed.
+    pub op: u32,
+}
+
+/// No RIP of an instruction.
+pub const NOWHERE: u64 = 1 << 63 | 1;
+/// In [`Site::op`]: not decoded yet.
+pub const UNKNOWN: u32 = u32::MAX;
+
+/// A way out of a block, to a RIP that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge {
+    /// Where it leads.
+    pub target: u64,
+    /// Offset in the block's code of the displacement of its jump.
+    pub jump: usize,
+    /// Offset of what the jump leads to while the target is not translated.
+    pub stub: usize,
+    /// Offset of the world number that the jump depends on; 0 for none.
+    pub world: usize,
+}
+
+/// A translated block.
+pub struct Translation {
+    /// The code, for [`Asm::base`].
+    pub code: Vec<u8>,
+    /// Instructions.
+    pub count: usize,
+    /// Guest bytes.
+    pub len: usize,
+    /// Ways out.
+    pub edges: Vec<Edge>,
+    /// Instructions that may be interpreted.
+    pub sites: Vec<Site>,
+}
+
+/// What the translator is told.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The guest's bytes, to the end of the page.
+    pub bytes: &'a [u8],
+    /// RIP of the first.
+    pub rip: u64,
+    /// Where the code will lie.
+    pub base: usize,
+    /// Numbers that the first edge, site and the block will have.
+    pub numbers: (u32, u32, u32),
+    /// Code shared by all blocks.
+    pub thunks: &'a Thunks,
+    /// Address of a counter of executions.
+    pub counter: Option<usize>,
+}
+
+/// Where the flags are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlagState {
+    /// The word is right.
+    word: bool,
+    /// The host's flags are the guest's.
+    host: Option<Kind>,
+    /// They can be made again.
+    recipe: Option<Recipe>,
+}
+
+enum Cold {
+    Slow { jumps: Vec<Jump>, resume: usize, site: u32, before: FlagState, restore: bool },
+    Side { jump: Jump, target: u64, refund: u32, state: FlagState },
+    Stub { jump: Jump, edge: u32 },
+    World { jump: Jump, target: u64, edge: u32 },
+    Over { jump: Jump },
+}
+
+/// A block in the making.
+pub struct Translator<'a> {
+    /// The code.
+    pub a: Asm,
+    request: Request<'a>,
+    /// The instructions.
+    items: Vec<Item>,
+    /// Number of the instruction at hand.
+    at: usize,
+    flags: FlagState,
+    /// The state before the instruction at hand, for its slow path.
+    before: FlagState,
+    /// The instruction at hand has made the flags.
+    fresh: bool,
+    misses: Vec<Jump>,
+    cold: Vec<Cold>,
+    edges: Vec<Edge>,
+    sites: Vec<Site>,
+}
+
+/// Translates the block that `request` describes; `None` if its first instruction does not end in
+/// the page.
+pub fn translate(request: Request<'_>) -> Option<Translation> {
+    let (items, len) = decode(&request);
+    if items.is_empty() {
+        return None;
+    }
+    let count = items.len();
+    let mut t = Translator {
+        a: Asm::new(request.base),
+        request,
+        items,
+        at: 0,
+        flags: FlagState { word: true, host: None, recipe: None },
+        before: FlagState::default(),
+        fresh: false,
+        misses: Vec::new(),
+        cold: Vec::new(),
+        edges: Vec::new(),
+        sites: Vec::new(),
+    };
+    t.head(count as u32);
+    for at in 0..count {
+        t.at = at;
+        t.instruction();
+    }
+    if !t.items[count - 1].last {
+        t.save_flags();
+        t.edge(request.rip.wrapping_add(len as u64));
+    }
+    t.finish();
+    Some(Translation { code: t.a.bytes, count, len, edges: t.edges, sites: t.sites })
+}
+
+fn decode(request: &Request<'_>) -> (Vec<Item>, usize) {
+    let mut items: Vec<Item> = Vec::with_capacity(MOST);
+    let mut decoder = Decoder::with_ip(64, request.bytes, request.rip, DecoderOptions::NONE);
+    let mut len = 0;
+    while items.len() < MOST {
+        let i = decoder.decode();
+        match decoder.last_error() {
+            DecoderError::NoMoreBytes => break,
+            DecoderError::None => {}
+            _ => {
+                // How far it reaches is the interpreter's affair, which raises the fault.
+                let mut item = classify(i, true);
+                item.i.set_len(decoder.position() - len);
+                len = decoder.position();
+                items.push(item);
+                break;
+            }
+        }
+        len = decoder.position();
+        items.push(classify(i, false));
+        if items.last().is_some_and(|item| item.last) {
+            break;
+        }
+    }
+    (items, len)
+}
+
+impl Translator<'_> {
+    /// The instruction at hand.
+    pub fn item(&self) -> &Item {
+        &self.items[self.at]
+    }
+
+    fn head(&mut self, count: u32) {
+        if let Some(counter) = self.request.counter {
+            self.a.set(RAX, counter as u64);
+            self.a.step(0, 8, Rm::Mem(RAX, 0));
+        }
+        self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
+        let jump = self.a.jcc_far(8);
+        self.cold.push(Cold::Over { jump });
+    }
+
+    fn instruction(&mut self) {
+        let item = *self.item();
+        self.before = FlagState { host: None, ..self.flags };
+        self.fresh = false;
+        if !item.lowered || !lower::lower(self, &item.i) {
+            self.interpret();
+            return;
+        }
+        if !self.misses.is_empty() {
+            let jumps = core::mem::take(&mut self.misses);
+            let site = self.site(item.last);
+            let resume = self.a.bytes.len();
+            let restore = self.flags.host.is_some();
+            let before = self.before;
+            self.cold.push(Cold::Slow { jumps, resume, site, before, restore });
+        }
+        if let Some(recipe) = self.flags.recipe
+            && recipe.registers() & item.writes != 0
+            && !self.fresh
+        {
+            self.flags.recipe = None;
+        }
+    }
+
+    /// Executes the instruction at hand by the interpreter.
+    fn interpret(&mut self) {
+        self.save_flags();
+        let last = self.item().last;
+        let site = self.site(last);
+        self.a.set(RAX, site.into());
+        self.a.call(self.request.thunks.interpret);
+        self.flags = FlagState { word: true, host: None, recipe: None };
+    }
+
+    fn site(&mut self, last: bool) -> u32 {
+        let i = &self.items[self.at].i;
+        let next = if last { NOWHERE } else { i.next_ip() };
+        let left = (self.items.len() - self.at) as u32;
+        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN });
+        self.request.numbers.1 + self.sites.len() as u32 - 1
+    }
+
+    // ---- memory ----
+
+    /// Linear address of the memory operand, in RAX or the host register of its base. Uses RAX, RCX.
+    pub fn address(&mut self, i: &Instruction) -> u8 {
+        let segment = match i.memory_segment() {
+            Register::FS => Some(FS),
+            Register::GS => Some(GS),
+            _ => None,
+        };
+        let operand = self.operand(i);
+        if let Some(Rm::Mem(host, 0)) = operand
+            && segment.is_none()
+        {
+            return host;
+        }
+        match operand {
+            Some(rm) => self.a.lea(8, RAX, rm),
+            None => self.a.set(RAX, i.memory_displacement64()),
+        }
+        if let Some(segment) = segment {
+            self.a.alu_from(ADD, 8, RAX, layout::segment_base(segment));
+        }
+        RAX
+    }
+
+    /// The memory operand's offset as one of the host's; `None` if it is the displacement alone.
+    /// Uses RAX, RCX; leaves the flags alone.
+    pub fn operand(&mut self, i: &Instruction) -> Option<Rm> {
+        let disp = i.memory_displacement64() as i32;
+        let base = match i.memory_base() {
+            Register::RIP | Register::None => None,
+            r => Some(self.host_of(number(r), RAX)),
+        };
+        if i.memory_index() == Register::None {
+            return base.map(|base| Rm::Mem(base, disp));
+        }
+        let scale = i.memory_index_scale().trailing_zeros() as u8;
+        let index = self.host_of(number(i.memory_index()), RCX);
+        Some(match base {
+            Some(base) => Rm::Sib(base, index, scale, disp),
+            None => Rm::Index(index, scale, disp),
+        })
+    }
+
+    /// The host register of a guest register, or `scratch` with its value.
+    pub fn host_of(&mut self, n: u8, scratch: u8) -> u8 {
+        match place(n.into()) {
+            Rm::Reg(host) => host,
+            memory => {
+                self.a.load(8, scratch, memory);
+                scratch
+            }
+        }
+    }
+
+    /// Checks that `size` bytes at the linear address in `la` can be accessed directly, and gives
+    /// the operand to do so with; otherwise the interpreter executes the instruction. Uses RCX and
+    /// RDX; with `flat` the operand does not depend on `la` any more.
+    pub fn check(&mut self, la: u8, size: u8, write: bool, flat: bool) -> Rm {
+        self.spoil();
+        let a = &mut self.a;
+        let shift = 12 - entry::SHIFT as u8;
+        a.rorx(4, RCX, la, shift);
+        a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
+        a.lea(8, RDX, Rm::Mem(la, i32::from(size) - 1));
+        a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
+        let half = usize::from(self.request.rip >> 63 != 0);
+        a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
+        let tag = if write { entry::WRITE } else { entry::READ };
+        a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
+        let miss = a.jcc_far(5);
+        a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
+        self.misses.push(miss);
+        if flat {
+            self.a.alu_from(ADD, 8, RCX, Rm::Reg(la));
+            Rm::Mem(RCX, 0)
+        } else {
+            Rm::Sib(RCX, la, 0, 0)
+        }
+    }
+
+    /// [`Translator::check`] of the memory operand.
+    pub fn access(&mut self, i: &Instruction, size: u8, write: bool, flat: bool) -> Rm {
+        let la = self.address(i);
+        self.check(la, size, write, flat)
+    }
+
+    // ---- flags ----
+
+    /// The host's flags are about to change.
+    pub fn spoil(&mut self) {
+        self.flags.host = None;
+    }
+
+    /// Whether anybody can see the flags that the instruction at hand leaves.
+    pub fn flags_live(&self) -> bool {
+        self.live_after(self.at)
+    }
+
+    /// Nobody can see the flags from here on: see [`Translator::flags_live`].
+    pub fn flags_dead(&mut self) {
+        self.flags = FlagState::default();
+        self.fresh = true;
+    }
+
+    fn live_after(&self, at: usize) -> bool {
+        self.items[at + 1..]
+            .iter()
+            .find_map(|item| {
+                if !item.lowered || item.memory || item.i.is_jcc_short_or_near() {
+                    return Some(true);
+                }
+                match item.effect {
+                    Effect::None => None,
+                    Effect::Sets => Some(false),
+                    _ => Some(true),
+                }
+            })
+            .unwrap_or(true)
+    }
+
+    /// The instruction at hand has just set all flags: they are in the host's.
+    pub fn produced(&mut self, kind: Kind, recipe: Option<Recipe>) {
+        self.flags = FlagState { word: false, host: Some(kind), recipe };
+        self.fresh = true;
+        if self.must_save(recipe) {
+            kind.save(&mut self.a);
+            self.flags.word = true;
+        }
+    }
+
+    /// Whether flags just made in the host's must be saved at once, because later they cannot be
+    /// had any more where they may be seen.
+    fn must_save(&self, recipe: Option<Recipe>) -> bool {
+        let registers = recipe.map_or(0, Recipe::registers);
+        let mut again = recipe.is_some();
+        let mut host = true;
+        for (at, item) in self.items.iter().enumerate().skip(self.at + 1) {
+            if !item.lowered || item.last && item.memory {
+                return true;
+            }
+            if item.memory {
+                host = false;
+                if !again {
+                    return true;
+                }
+            }
+            match item.effect {
+                Effect::None => {}
+                Effect::Sets => return false,
+                Effect::Changes => return !host && self.live_after(at),
+                _ if !host && !again => return true,
+                Effect::ReadsAndSets => return false,
+                Effect::Reads => {}
+            }
+            host &= item.preserves;
+            again &= registers & item.writes == 0;
+        }
+        !host && !again
+    }
+
+    /// Sees to it that the word is right. Uses RAX and RDX.
+    pub fn save_flags(&mut self) {
+        save(&mut self.a, &self.flags);
+        self.flags.word = true;
+        if !self.fresh {
+            self.before.word = true;
+        }
+    }
+
+    /// The word is about to be changed, or was: the flags are nowhere else.
+    pub fn only_in_word(&mut self) {
+        self.flags = FlagState { word: true, host: None, recipe: None };
+    }
+
+    /// Whether the host's flags are the guest's, all but perhaps OF.
+    pub fn flags_in_host(&self) -> bool {
+        self.flags.host.is_some()
+    }
+
+    /// Whether the word is right.
+    pub fn flags_in_word(&self) -> bool {
+        self.flags.word
+    }
+
+    /// Sees to it that condition `cc` can be asked of the host's flags. Uses RAX and RDX.
+    pub fn want_flags(&mut self, cc: u8) {
+        let overflow = matches!(cc & 0xE, 0x0 | 0xC | 0xE);
+        match self.flags.host {
+            Some(kind) if !overflow || kind.has_overflow() => return,
+            Some(_) => self.save_flags(),
+            None => {}
+        }
+        if let Some(recipe) = self.flags.recipe {
+            recipe.emit(&mut self.a);
+            self.flags.host = Some(recipe.kind());
+            return;
+        }
+        assert!(self.flags.word, "flags were lost");
+        match cc & 0xE {
+            0x2 => self.a.bit_imm(4, 4, in_memory(word::FLAGS), 8),
+            _ if overflow => self.a.call(self.request.thunks.restore),
+            _ => {
+                self.a.load_ah(layout::STATE, disp(word::FLAGS) + 1);
+                self.a.sahf();
+            }
+        }
+        // Not all of them: nothing is to be saved from there.
+        self.flags.host = None;
+    }
+
+    /// The thunk that gives the word an OF of its own.
+    pub fn settle(&self) -> usize {
+        self.request.thunks.settle
+    }
+
+    /// If condition `cc` holds, the interpreter executes the instruction, of which nothing was done.
+    pub fn miss(&mut self, cc: u8) {
+        let jump = self.a.jcc_far(cc);
+        self.misses.push(jump);
+    }
+
+    // ---- ways out ----
+
+    /// A conditional jump to `target`: the block goes on where it is not taken.
+    pub fn branch(&mut self, cc: u8, target: u64) {
+        self.want_flags(cc);
+        let refund = (self.items.len() - self.at - 1) as u32;
+        let state = self.flags;
+        if target <= self.item().i.ip() {
+            let over = self.a.jcc_near(cc ^ 1);
+            self.side(target, refund, state);
+            self.a.bind(over);
+        } else {
+            let jump = self.a.jcc_far(cc);
+            self.cold.push(Cold::Side { jump, target, refund, state });
+        }
+    }
+
+    fn side(&mut self, target: u64, refund: u32, state: FlagState) {
+        save(&mut self.a, &state);
+        if refund != 0 {
+            self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
+        }
+        self.edge(target);
+    }
+
+    /// Goes on at `target`; the flags are in the word.
+    pub fn edge(&mut self, target: u64) {
+        let rip = self.request.rip;
+        let mut other = None;
+        let mut world = 0;
+        if target >> 12 != rip >> 12 {
+            let half = usize::from(target >> 63 != 0);
+            // An immediate that takes four bytes.
+            self.a.alu_imm(CMP, 4, in_memory(word::WORLD + half), i32::MAX);
+            world = self.a.bytes.len() - 4;
+            other = Some(self.a.jcc_far(5));
+        }
+        let jump = self.a.jmp_far();
+        let edge = self.request.numbers.0 + self.edges.len() as u32;
+        self.edges.push(Edge { target, jump: jump.at, stub: 0, world });
+        self.cold.push(Cold::Stub { jump, edge });
+        if let Some(jump) = other {
+            self.cold.push(Cold::World { jump, target, edge });
+        }
+    }
+
+    /// Goes on at the address in RAX if it is that of a translated block; otherwise the interpreter
+    /// executes the instruction. `last` is emitted where it is certain that it does not. The flags
+    /// are in the word.
+    pub fn indirect(&mut self, last: impl FnOnce(&mut Asm)) {
+        let half = usize::from(self.request.rip >> 63 != 0);
+        let misses = find(&mut self.a, half);
+        self.misses.extend(misses);
+        last(&mut self.a);
+        self.a.jmp_rm(Rm::Mem(RCX, 16));
+    }
+
+    /// The same up to where it is certain, for an instruction that goes on to do something: the
+    /// address of the code is in [`word::SPILL`].
+    pub fn indirect_later(&mut self) {
+        let half = usize::from(self.request.rip >> 63 != 0);
+        let misses = find(&mut self.a, half);
+        self.misses.extend(misses);
+        self.a.load(8, RAX, Rm::Mem(RCX, 16));
+        self.a.store(8, in_memory(word::SPILL), RAX);
+    }
+
+    // ---- cold code ----
+
+    fn finish(&mut self) {
+        // Edges of side exits make stubs in turn.
+        while let Some(cold) = self.cold.pop() {
+            match cold {
+                Cold::Slow { jumps, resume, site, before, restore } => {
+                    self.bind(&jumps);
+                    save(&mut self.a, &before);
+                    self.a.set(RAX, site.into());
+                    self.a.call(self.request.thunks.interpret);
+                    if restore {
+                        self.a.call(self.request.thunks.restore);
+                    }
+                    let jump = self.a.jmp_far();
+                    self.a.bind_at(jump, resume);
+                }
+                Cold::Side { jump, target, refund, state } => {
+                    self.a.bind(jump);
+                    self.side(target, refund, state);
+                }
+                Cold::World { jump, target, edge } => {
+                    self.a.bind(jump);
+                    self.a.set(RAX, target);
+                    self.a.set(RDX, u64::from(edge) << 3 | LINK);
+                    self.a.jmp(self.request.thunks.find[usize::from(target >> 63 != 0)]);
+                }
+                Cold::Stub { jump, edge } => {
+                    let stub = self.a.bytes.len();
+                    self.edges[(edge - self.request.numbers.0) as usize].stub = stub;
+                    self.a.bind(jump);
+                    self.a.set(RAX, u64::from(edge) << 3 | LINK);
+                    self.a.jmp(self.request.thunks.leave);
+                }
+                Cold::Over { jump } => {
+                    self.a.bind(jump);
+                    self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | OVER);
+                    self.a.jmp(self.request.thunks.leave);
+                }
+            }
+        }
+    }
+
+    fn bind(&mut self, jumps: &[Jump]) {
+        for &jump in jumps {
+            self.a.bind(jump);
+        }
+    }
+}
+
+/// Makes the word right.
+fn save(a: &mut Asm, state: &FlagState) {
+    if state.word {
+        return;
+    }
+    if let Some(kind) = state.host {
+        kind.save(a);
+        return;
+    }
+    let recipe = state.recipe.expect("flags that may be seen can be had");
+    recipe.emit(a);
+    recipe.kind().save(a);
+}
+
+/// Looks for the entry of the address in RAX in the table of jump targets: RCX points to it unless
+/// one of the jumps is taken. Uses RDX.
+pub fn find(a: &mut Asm, half: usize) -> [Jump; 2] {
+    a.rorx(4, RCX, RAX, 12);
+    a.alu_from(XOR, 4, RCX, Rm::Reg(RAX));
+    a.alu_imm(AND, 4, Rm::Reg(RCX), JUMPS as i32 - 1);
+    a.shift(4, 4, Rm::Reg(RCX), JUMP_SHIFT);
+    a.alu_from(ADD, 8, RCX, in_memory(word::JUMPS));
+    a.alu_to(CMP, 8, Rm::Mem(RCX, 0), RAX);
+    let other = a.jcc_far(5);
+    a.load(4, RDX, in_memory(word::WORLD + half));
+    a.alu_to(CMP, 4, Rm::Mem(RCX, 8), RDX);
+    [other, a.jcc_far(5)]
+}
