@@ -378,6 +378,22 @@ impl Asm {
         self.modrm(0, 0x0FB0 | u32::from(size != 1), size, bytes, reg, rm);
     }
 
+    /// An SSE instruction: mandatory prefix or 0, opcode with `0F`, `0F38` or `0F3A`, `size` 8 for
+    /// REX.W.
+    pub fn sse(&mut self, prefix: u8, opcode: u32, size: u8, reg: u8, rm: Rm) {
+        self.modrm(prefix, opcode, size.max(4), 0, reg, rm);
+    }
+
+    /// `ldmxcsr rm`.
+    pub fn ldmxcsr(&mut self, rm: Rm) {
+        self.modrm(0, 0x0FAE, 4, 0, 2, rm);
+    }
+
+    /// `stmxcsr rm`.
+    pub fn stmxcsr(&mut self, rm: Rm) {
+        self.modrm(0, 0x0FAE, 4, 0, 3, rm);
+    }
+
     /// BT (4), BTS (5), BTR (6) or BTC (7) with an immediate.
     pub fn bit_imm(&mut self, op: u8, size: u8, rm: Rm, bit: u8) {
         self.modrm(0, 0x0FBA, size, 0, op, rm);

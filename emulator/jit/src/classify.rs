@@ -3,6 +3,7 @@
 //! Contract: [`classify`] says which instructions the families in [`crate::lower`] lower, and what
 //! each does to flags and registers, so that flags need not be kept where nobody can see them.
 
+use crate::lower::sse;
 use emulator::cpu::{RAX, RBP, RDX, RSP};
 use emulator::decode::ends_block;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
@@ -60,7 +61,7 @@ fn memory_operand(i: &Instruction) -> bool {
 /// Every register operand is plain, and a memory operand has a 64-bit address.
 fn plain_operands(i: &Instruction) -> bool {
     (0..i.op_count()).all(|n| match i.op_kind(n) {
-        OpKind::Register => plain(i.op_register(n)),
+        OpKind::Register => plain(i.op_register(n)) || i.op_register(n).is_xmm(),
         OpKind::Memory => {
             let wide = |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
             wide(i.memory_base())
@@ -114,6 +115,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
     item.preserves = !item.memory && preserves(&i);
     use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};
     // Divisions may fault as well.
+    item.memory |= sse::class(&i).is_some();
     item.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
     item
 }
@@ -251,7 +253,11 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
         _ if i.is_jcc_short_or_near() && i.op0_kind() == OpKind::NearBranch64 => (Reads, 0),
         _ if is_setcc(i) => (Reads, first(i)),
         _ if is_cmov(i) => (Reads, first(i)),
-        _ => return Option::None,
+        _ => match sse::class(i)? {
+            sse::Class::Compare => (Sets, 0),
+            // Its check may lead to the interpreter.
+            _ => (None, first(i)),
+        },
     })
 }
 

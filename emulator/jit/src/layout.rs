@@ -40,7 +40,11 @@ pub mod word {
     pub const BUDGET: usize = 26;
     /// A value in the middle of an instruction.
     pub const SPILL: usize = 27;
-    pub const END: usize = 28;
+    /// Other than 0: the guest's MXCSR is in force.
+    pub const FLOAT: usize = 28;
+    /// MXCSR as the host wants it.
+    pub const HOST_MXCSR: usize = 29;
+    pub const END: usize = 30;
 }
 
 /// The guest's general register or a word, in memory.
@@ -69,6 +73,22 @@ fn from_state(offset: usize) -> i32 {
 /// The base of a segment (by number), as addresses use it.
 pub fn segment_base(n: usize) -> Rm {
     Rm::Mem(STATE, from_state(offset_of!(Core, seg_base) + 8 * n))
+}
+
+/// An XMM register.
+pub fn xmm(n: u8) -> Rm {
+    let offset = offset_of!(Core, cpu) + offset_of!(Cpu, xmm);
+    Rm::Mem(STATE, from_state(offset + 16 * usize::from(n)))
+}
+
+/// The guest's MXCSR.
+pub fn mxcsr() -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, cpu) + offset_of!(Cpu, mxcsr)))
+}
+
+/// [`Core::sse_blocked`], a byte.
+pub fn sse_blocked() -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, sse_blocked)))
 }
 
 /// Byte offset in a TLB entry, as the TLB lays it out.

@@ -64,6 +64,8 @@ pub fn enter(cache: &mut Cache, core: &mut Core, code: u64, budget: i64, worlds:
     regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     regs[word::WORLD] = worlds[0].into();
     regs[word::WORLD + 1] = worlds[1].into();
+    regs[word::FLOAT] = 0;
+    regs[word::HOST_MXCSR] = 0x1F80;
     regs[word::JUMPS] = cache.jumps.as_ptr() as u64;
     // What translated code and `interpret` use is derived from these two from here on.
     let core: *mut Core = core;
@@ -119,15 +121,20 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         site.op = cache.ops.len() as u32;
         cache.ops.push(decoded.ops[0]);
     }
+    let (float, next) = (site.float, site.next);
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
     let exit = (op[0].exec)(core, op);
     let goes_on = exit == Exit::Next
-        && core.cpu.rip == site.next
+        && core.cpu.rip == next
         && !core.ram.has_stale_code()
         && core.tlb.worlds() == worlds;
     if !goes_on {
         return left(exit);
     }
+    // All exceptions masked: translated code may go on with floating point by itself.
+    let masked = core.cpu.mxcsr & 0x1F80 == 0x1F80 && !core.sse_blocked;
+    let on = masked && (float || core.cpu.regs[word::FLOAT] != 0);
+    core.cpu.regs[word::FLOAT] = on.into();
     core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     refresh(core);
     0

@@ -2,11 +2,11 @@
 //!
 //! Contract: emitted once, at the start of the code memory.
 
-use crate::asm::alu::{ADD, SUB, XOR};
+use crate::asm::alu::{ADD, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Rm};
 use crate::flags::OF_DERIVED;
-use crate::layout::{BUDGET, HOSTS, STATE, TLB, in_memory, word};
+use crate::layout::{BUDGET, HOSTS, STATE, TLB, in_memory, mxcsr, word};
 use crate::translate::find;
 
 /// How code comes back, in bits 2:0 of RAX: at an edge (bits 63:3) that leads nowhere yet.
@@ -53,6 +53,7 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
 
     t.leave = a.here();
     store(a);
+    guest_floats_off(a);
     let out = a.label();
     a.store(8, in_memory(word::BUDGET), BUDGET);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
@@ -63,6 +64,7 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
 
     t.interpret = a.here();
     store(a);
+    guest_floats_off(a);
     a.load(8, RDI, in_memory(word::CONTEXT));
     a.load(4, RSI, Rm::Reg(RAX));
     a.mov(RDX, BUDGET);
@@ -71,8 +73,12 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
     a.call_rm(Rm::Reg(RAX));
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
     a.test(8, Rm::Reg(RAX), RAX);
-    let left = a.jcc_near(5);
+    let left = a.jcc_far(5);
     load(a);
+    a.alu_imm(CMP, 4, in_memory(word::FLOAT), 0);
+    let off = a.jcc_near(4);
+    a.ldmxcsr(mxcsr());
+    a.bind(off);
     a.ret();
     a.bind(left);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
@@ -122,6 +128,15 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
         a.jmp(t.leave);
     }
     t
+}
+
+/// Puts the host's MXCSR in force. Leaves RAX alone.
+fn guest_floats_off(a: &mut Asm) {
+    a.alu_imm(CMP, 4, in_memory(word::FLOAT), 0);
+    let off = a.jcc_near(4);
+    a.stmxcsr(mxcsr());
+    a.ldmxcsr(in_memory(word::HOST_MXCSR));
+    a.bind(off);
 }
 
 /// Loads what lives in host registers.

@@ -39,6 +39,8 @@ pub struct Site {
     pub left: u32,
     /// Its decoded form, once it was needed.
     pub op: u32,
+    /// It depends on MXCSR.
+    pub float: bool,
 }
 
 /// No RIP of an instruction.
@@ -196,6 +198,13 @@ impl Translator<'_> {
         &self.items[self.at]
     }
 
+    /// Its bytes.
+    pub fn instruction_bytes(&self) -> &[u8] {
+        let i = &self.item().i;
+        let at = i.ip().wrapping_sub(self.request.rip) as usize;
+        &self.request.bytes[at..at + i.len()]
+    }
+
     fn head(&mut self, count: u32) {
         if let Some(counter) = self.request.counter {
             self.a.set(RAX, counter as u64);
@@ -244,7 +253,8 @@ impl Translator<'_> {
         let i = &self.items[self.at].i;
         let next = if last { NOWHERE } else { i.next_ip() };
         let left = (self.items.len() - self.at) as u32;
-        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN });
+        let float = lower::sse::uses_mxcsr(i);
+        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, float });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 
@@ -421,16 +431,6 @@ impl Translator<'_> {
     /// The word is about to be changed, or was: the flags are nowhere else.
     pub fn only_in_word(&mut self) {
         self.flags = FlagState { word: true, host: None, recipe: None };
-    }
-
-    /// Whether the host's flags are the guest's, all but perhaps OF.
-    pub fn flags_in_host(&self) -> bool {
-        self.flags.host.is_some()
-    }
-
-    /// Whether the word is right.
-    pub fn flags_in_word(&self) -> bool {
-        self.flags.word
     }
 
     /// Sees to it that condition `cc` can be asked of the host's flags. Uses RAX and RDX.

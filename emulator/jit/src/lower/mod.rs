@@ -9,6 +9,7 @@ mod branch;
 mod mov;
 mod muldiv;
 mod shift;
+pub mod sse;
 mod stack;
 
 use crate::asm::Rm;
@@ -28,6 +29,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         || shift::lower(t, i)
         || bit::lower(t, i)
         || muldiv::lower(t, i)
+        || sse::lower(t, i)
 }
 
 /// Guest register of operand `n`.
