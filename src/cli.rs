@@ -24,6 +24,7 @@ Exit status:
   8            this backup was taken out of its pair
   9            this backup could not follow the primary
   10           the engines of --engine both differ
+  11           the machine ended before this side had it
   128 + n      ended by signal n";
 
 const KEYS: &str = "\
@@ -157,7 +158,8 @@ pub struct BootFlags {
     /// interpreter]
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<Engine>,
-    /// Write a log that 'ftemu replay' can execute again
+    /// Write a log that 'ftemu replay' can execute again; a backup's begins with the machine's
+    /// state when it joins, and goes on when it is live
     #[arg(long, value_name = "LOG")]
     pub record: Option<PathBuf>,
     /// What the log holds of the disks' content
@@ -275,7 +277,7 @@ pub struct PairFlags {
 /// Flags of `ftemu replay`.
 #[derive(Debug, Args)]
 pub struct ReplayFlags {
-    /// The log that 'ftemu boot --record' wrote
+    /// The log that 'ftemu boot --record' wrote, or a bundle of two sides that went different ways
     pub log: PathBuf,
     /// Stop at this instruction count and print the digest of the state
     #[arg(long, value_name = "ICOUNT")]

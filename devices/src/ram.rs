@@ -36,6 +36,36 @@ pub enum Backing {
     Mmio,
 }
 
+/// Pages as they were at one instant, of those that were written since.
+#[derive(Clone, Debug, Default)]
+pub struct OldPages {
+    pages: Vec<u32>,
+    /// Of each, one after the other.
+    bytes: Vec<u8>,
+    most: usize,
+    /// There were more than `most`.
+    overflowed: bool,
+}
+
+impl OldPages {
+    /// Number and content of each page, in the order in which they were written first.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8; PAGE])> {
+        self.pages.iter().copied().zip(self.bytes.as_chunks().0)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Whether none is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        !self.overflowed
+    }
+}
+
 /// Guest physical memory.
 pub struct Ram {
     /// RAM, then the ROM image.
@@ -48,7 +78,10 @@ pub struct Ram {
     changed: Vec<u32>,
     /// Pages that were ever marked, a bit each: the others are zero as they were made.
     touched: Vec<u64>,
-    /// Marks that a store sets: `DIRTY`, and `CHANGED` while changes are tracked.
+    /// The pages whose `KEPT` mark is set.
+    old: OldPages,
+    /// Marks that a store sets: `DIRTY`, `CHANGED` while changes are tracked, and `KEPT` while old
+    /// pages are kept.
     wanted: u8,
     /// 64-byte lines that hold translated code, a bit each.
     code_lines: Vec<u64>,
@@ -70,6 +103,7 @@ const DIRTY: u8 = 1;
 const CODE: u8 = 2;
 const TABLE: u8 = 4;
 const CHANGED: u8 = 8;
+const KEPT: u8 = 16;
 /// After so many stores to pages marked `TABLE` the marks are worth renewing: many of the pages
 /// may be something else by now.
 const TABLE_STORES: u32 = 1 << 14;
@@ -100,6 +134,7 @@ impl Ram {
             marks: vec![0; pages],
             dirty: Vec::new(),
             changed: Vec::new(),
+            old: OldPages::default(),
             touched: vec![0; pages.div_ceil(64)],
             wanted: DIRTY,
             code_lines: vec![0; pages],
@@ -310,8 +345,11 @@ impl Ram {
     }
 
     fn mark_dirty(&mut self, page: usize) {
-        let missing = self.wanted & !self.marks[page];
+        let mut missing = self.wanted & !self.marks[page];
         if missing != 0 {
+            if missing & KEPT != 0 && !self.keep(page) {
+                missing &= !KEPT;
+            }
             self.marks[page] |= missing;
             self.touched[page / 64] |= 1 << (page % 64);
             if missing & DIRTY != 0 {
@@ -321,6 +359,36 @@ impl Ram {
                 self.changed.push(page as u32);
             }
         }
+    }
+
+    /// Keeps a page that is about to be written; `false`: there is no room for it.
+    fn keep(&mut self, page: usize) -> bool {
+        if self.old.pages.len() == self.old.most {
+            self.old.overflowed = true;
+            self.wanted &= !KEPT;
+            return false;
+        }
+        self.old.pages.push(page as u32);
+        self.old.bytes.extend_from_slice(&self.bytes[page * PAGE..(page + 1) * PAGE]);
+        true
+    }
+
+    /// Keeps what pages hold from here on before they are written, `most` of them at most, and
+    /// gives back what was kept since the last call. Direct stores must be prepared anew after
+    /// this.
+    pub fn keep_old(&mut self, most: usize) -> OldPages {
+        let next = OldPages { most, ..OldPages::default() };
+        let old = core::mem::replace(&mut self.old, next);
+        for &page in &old.pages {
+            self.marks[page as usize] &= !KEPT;
+        }
+        self.wanted = if most > 0 { self.wanted | KEPT } else { self.wanted & !KEPT };
+        old
+    }
+
+    /// What has been kept since the last call of [`Ram::keep_old`].
+    pub fn old(&self) -> &OldPages {
+        &self.old
     }
 
     /// Whether a page of RAM may hold other than zeros; one that may not need not be looked at, and
@@ -343,7 +411,7 @@ impl Ram {
     /// when [`Ram::take_dirty`] is called. Direct stores must be prepared anew after this.
     pub fn track_changes(&mut self, on: bool) {
         self.take_changed();
-        self.wanted = if on { DIRTY | CHANGED } else { DIRTY };
+        self.wanted = if on { self.wanted | CHANGED } else { self.wanted & !CHANGED };
     }
 
     /// Whether [`Ram::track_changes`] is on.

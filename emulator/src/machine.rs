@@ -19,7 +19,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use devices::board::{Board, BoardConfig, Signal};
 use devices::io::{Input, Output};
-use devices::ram::{PAGE, Ram};
+use devices::ram::{OldPages, PAGE, Ram};
 use devices::time::{Icount, VirtualNs};
 use firmware::DirectBoot;
 use serde::{Deserialize, Serialize};
@@ -375,6 +375,20 @@ impl Machine {
     /// another machine; `None` if it is not kept (any more).
     pub fn state_at(&self, icount: Icount) -> Option<Fingerprint> {
         self.hashes.state_at(icount)
+    }
+
+    /// Keeps what pages hold from here on before they are written, `most` of them at most (0: no
+    /// longer), and gives back what was kept since the last call. Cost: a copy of each page when it
+    /// is first written; digests do not disturb it.
+    pub fn keep_old_pages(&mut self, most: usize) -> OldPages {
+        let old = self.core.ram.keep_old(most);
+        self.core.tlb.forget_writes();
+        old
+    }
+
+    /// What has been kept since the last call of [`Machine::keep_old_pages`].
+    pub fn old_pages(&self) -> &OldPages {
+        self.core.ram.old()
     }
 
     /// Begins, with an empty list, or ends the list of [`Machine::take_dirty_pages`]. Costs nothing

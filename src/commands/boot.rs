@@ -17,6 +17,8 @@ use backends::net::{Network, stream, tap};
 use devices::board::BoardConfig;
 use devices::time::Icount;
 use drivers::backup::{self, BackupConfig, Ending};
+use drivers::black_box::BlackBox;
+use drivers::bundle::Bundles;
 use drivers::control::{Server, status_line::StatusLine};
 use drivers::guest::Guest;
 use drivers::host::{Ends, Mail, Posts, mail};
@@ -60,9 +62,15 @@ pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     let (posts, mail) = mail();
     let fence = (flags.pair.shared_disk && flags.pair.role != Role::Solo).then(Fence::new);
     let ends = outgoing(flags, &posts, disks, fence.as_ref())?;
-    let host = Host { flags, engine, posts, mail, ends, fence };
+    let bundles = Bundles {
+        directory: protect::bundles(flags),
+        build: BUILD.into(),
+        session: session(&config, named.clone()),
+    };
+    let host = Host { flags, engine, posts, mail, ends, fence, bundles };
     if flags.pair.role == Role::Backup {
-        return host.backup(&config);
+        let black_box = black_box(flags, &host.bundles.session)?;
+        return host.backup(&config, black_box.as_ref());
     }
     let mut machine = machine(&config)?;
     let recorder = recorder(flags, &mut machine, &config, named, sources)?;
@@ -96,12 +104,18 @@ fn check(flags: &BootFlags) -> Result<(), Failure> {
 
 /// The machine of `config`, if the host has the memory for it.
 pub fn machine(config: &Config) -> Result<Machine, Failure> {
+    has_memory(config)?;
+    Machine::new(config).map_err(|e| Failure::Input(e.0))
+}
+
+/// Refuses a machine that is too large for the host.
+pub fn has_memory(config: &Config) -> Result<(), Failure> {
     let bytes = usize::try_from(config.ram_bytes).unwrap_or(usize::MAX);
     if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
         let size = config.ram_bytes >> 20;
         return Err(Failure::Input(format!("the host has no {size} MiB of memory for the guest")));
     }
-    Machine::new(config).map_err(|e| Failure::Input(e.0))
+    Ok(())
 }
 
 fn direct_boot(flags: &BootFlags) -> Result<Option<(DirectBoot, NamedBoot)>, Failure> {
@@ -187,6 +201,25 @@ fn recorder(
         .map_err(|e| Failure::Host(format!("{}: {e}", path.display())))
 }
 
+/// What a backup records into, if it is to.
+fn black_box(flags: &BootFlags, session: &Session) -> Result<Option<BlackBox>, Failure> {
+    let Some(path) = &flags.record else { return Ok(None) };
+    let session = session.clone();
+    let file = files::create_log(path)?;
+    Ok(Some(BlackBox { file, build: BUILD.into(), session }))
+}
+
+/// What a log says of a machine in the middle of its life.
+fn session(config: &Config, direct_boot: Option<NamedBoot>) -> Session {
+    Session {
+        ram_bytes: config.ram_bytes,
+        board: config.board.clone(),
+        direct_boot,
+        disks: config.board.disks.iter().flatten().map(|_| DiskSource::Log).collect(),
+        initial: 0,
+    }
+}
+
 /// Opens the host's ends.
 fn outgoing(
     flags: &BootFlags,
@@ -269,6 +302,8 @@ struct Host<'a> {
     ends: Ends,
     /// Before shared disks.
     fence: Option<Fence>,
+    /// Where bundles go of machines that went different ways.
+    bundles: Bundles,
 }
 
 impl Host<'_> {
@@ -286,7 +321,7 @@ impl Host<'_> {
                 Some(protect::pair(self.flags, &config, fence, waker)?)
             }
         };
-        let mut live = live_config(self.flags);
+        let mut live = live_config(self.flags, self.bundles.clone());
         live.disk_sizes = self.copies(&config);
         drop(config);
         let raw = self.open_consoles()?;
@@ -313,7 +348,7 @@ impl Host<'_> {
     }
 
     /// Waits for a machine, follows it, and runs it when it is ours.
-    fn backup(mut self, config: &Config) -> Result<u8, Failure> {
+    fn backup(mut self, config: &Config, black_box: Option<&BlackBox>) -> Result<u8, Failure> {
         let (fence, waker) = (self.fence.clone(), self.mail.bell.waker());
         let mut protection = protect::pair(self.flags, config, fence, waker)?;
         let raw = self.open_consoles()?;
@@ -324,7 +359,8 @@ impl Host<'_> {
             machine: config,
             sizes: &sizes,
             shared: protect::shared(self.flags),
-            bundles: &protect::bundles(self.flags),
+            bundles: &self.bundles,
+            black_box,
             prepare: &|machine| self.engine.prepare(machine),
         };
         let pair = &mut protection.pair;
@@ -338,7 +374,7 @@ impl Host<'_> {
                 return Ok(exit.status());
             }
         };
-        let mut live = live_config(self.flags);
+        let mut live = live_config(self.flags, self.bundles);
         live.disk_sizes = sizes;
         live.wall_clock = taken.wall_clock;
         let outcome = live::run_protected(
@@ -346,7 +382,7 @@ impl Host<'_> {
             &live,
             self.mail,
             self.ends,
-            &mut Recorder::default(),
+            &mut taken.recorder,
             Some(&mut protection.pair),
             Some(taken.inherited),
         );
@@ -399,7 +435,7 @@ fn report(flags: &BootFlags, outcome: std::io::Result<Outcome>) -> Result<u8, Fa
     Ok(outcome.exit.status())
 }
 
-fn live_config(flags: &BootFlags) -> LiveConfig {
+fn live_config(flags: &BootFlags, bundles: Bundles) -> LiveConfig {
     let timing = match flags.rate {
         RateFlag::Auto => Timing::Paced,
         RateFlag::Fixed(rate) => Timing::Fixed(rate),
@@ -423,7 +459,7 @@ fn live_config(flags: &BootFlags) -> LiveConfig {
         reseed: from_host.then_some(host_entropy),
         disk_sizes: Vec::new(),
         shared: flags.pair.shared_disk,
-        bundles: protect::bundles(flags),
+        bundles,
     }
 }
 

@@ -146,9 +146,6 @@ pub fn check(flags: &BootFlags) -> Result<(), Failure> {
     if pair.role == Role::Backup && pair.peer.is_none() && pair.listen.is_none() {
         return usage("a backup needs --peer HOST, where the primary is (or --listen)");
     }
-    if pair.role == Role::Backup && flags.record.is_some() {
-        return usage("a backup cannot --record: a log begins where a machine is switched on");
-    }
     if pair.arbiter == Some(Target::None) && !pair.i_accept_split_brain {
         return usage(
             "with --arbiter none a machine may run on both sides at once, and its two histories cannot be joined again; \

@@ -1,6 +1,6 @@
 //! `ftemu replay`: a machine in the time of a log, without the host's devices.
 
-use super::boot::{BUILD, machine};
+use super::boot::{self, BUILD, machine};
 use super::{counter, files, stats};
 use crate::cli::ReplayFlags;
 use crate::engine;
@@ -14,6 +14,7 @@ use backends::disk::overlay::Overlay;
 use backends::disk::raw::Access;
 use backends::net::capture::Capture;
 use devices::time::Icount;
+use drivers::bundle;
 use drivers::check;
 use drivers::copy::DiskCopy;
 use drivers::host::Ends;
@@ -29,24 +30,28 @@ use std::path::{Path, PathBuf};
 /// Replays a log.
 pub fn run(flags: &ReplayFlags) -> Result<u8, Failure> {
     let engine = engine::choose(flags.engine)?;
-    let path = &flags.log;
-    let metadata = std::fs::metadata(path).map_err(|e| Failure::file(path, files::describe(&e)))?;
-    if metadata.is_dir() {
-        return Err(Failure::file(path, "is a directory, not a log"));
-    }
+    let path = &log_of(&flags.log)?;
     let file = File::open(path).map_err(|e| Failure::file(path, files::describe(&e)))?;
     let mut log = LogSource::new(BufReader::with_capacity(1 << 16, file));
     let (build, config) = log.start().map_err(|e| Failure::file(path, e))?;
     let foreign = || format!("is a log of another machine, written by '{build}'");
     let session = Session::decode(&config).ok_or_else(|| Failure::file(path, foreign()))?;
-    let mut machine = power_on(path, &session)?;
-    if check::whole(&machine.digest()) != session.initial {
-        let what = format!("{}: this is '{BUILD}', which makes a different one", foreign());
-        return Err(Failure::file(path, what));
-    }
+    let machine_config = configuration(path, &session)?;
+    boot::has_memory(&machine_config)?;
+    let taken = log.machine(&machine_config).map_err(|e| Failure::file(path, e))?;
+    let (machine, handover) = match taken {
+        Some((machine, handover)) => (machine, Some(handover)),
+        // Whoever recorded it had no machine yet.
+        None if session.initial == 0 => {
+            let nothing = ReplayError::Snapshot("nothing of it had come".into());
+            return Err(Failure::file(path, nothing));
+        }
+        None => (power_on(path, &session, &machine_config, &foreign())?, None),
+    };
+    drop(machine_config);
     let disks = disks(path, &session)?;
     let ends = ends(flags)?;
-    let config = ReplayConfig { to: flags.to.map(Icount), slice_seed: flags.slice_seed };
+    let config = ReplayConfig { to: flags.to.map(Icount), slice_seed: flags.slice_seed, handover };
     let mut guest = engine.guest(machine)?;
     let replayed = replay::run(&mut guest, &mut log, disks, ends, &config);
     engine::verdict(&*guest)?;
@@ -61,20 +66,53 @@ pub fn run(flags: &ReplayFlags) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// The log at `path`, or that of the bundle there.
+fn log_of(path: &Path) -> Result<PathBuf, Failure> {
+    let metadata = std::fs::metadata(path).map_err(|e| Failure::file(path, files::describe(&e)))?;
+    if !metadata.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let inside = path.join(bundle::LOG);
+    if inside.is_file() {
+        return Ok(inside);
+    }
+    Err(Failure::file(
+        path,
+        match path.join("report.txt").is_file() {
+            true => "has no log: no state before the difference was kept; see report.txt",
+            false => "is a directory, not a log",
+        },
+    ))
+}
+
 /// The machine of a log, just switched on.
-fn power_on(log: &Path, session: &Session) -> Result<Machine, Failure> {
+fn power_on(
+    log: &Path,
+    session: &Session,
+    config: &Config,
+    foreign: &str,
+) -> Result<Machine, Failure> {
+    let mut machine = machine(config)?;
+    if check::whole(&machine.digest()) != session.initial {
+        let what = format!("{foreign}: this is '{BUILD}', which makes a different one");
+        return Err(Failure::file(log, what));
+    }
+    Ok(machine)
+}
+
+/// What the machine of a log is made of.
+fn configuration(log: &Path, session: &Session) -> Result<Config, Failure> {
     let limit = session.ram_bytes;
     let bounds = 1 << 20..=devices::ram::MAX;
     if !bounds.contains(&limit) || !limit.is_multiple_of(1 << 20) {
         return Err(Failure::file(log, "describes a machine that cannot be"));
     }
     let direct_boot = session.direct_boot.as_ref().map(|boot| direct_boot(log, boot, limit));
-    let config = Config {
+    Ok(Config {
         ram_bytes: session.ram_bytes,
         board: session.board.clone(),
         direct_boot: direct_boot.transpose()?,
-    };
-    machine(&config)
+    })
 }
 
 fn direct_boot(log: &Path, boot: &NamedBoot, limit: u64) -> Result<DirectBoot, Failure> {

@@ -107,6 +107,50 @@ fn dirty_pages_are_those_written_and_cost_nothing_when_off() {
     assert_eq!(machine.dirty_pages(), 0);
 }
 
+#[test]
+fn pages_as_they_were_are_kept() {
+    let (mut machine, mut dice) = (guest(), Dice(9));
+    run_to(&mut machine, 20_000);
+    machine.keep_old_pages(1000);
+    for round in 0..5 {
+        let before: Vec<[u8; PAGE]> = (0..machine.pages()).map(|n| *machine.page(n)).collect();
+        for _ in 0..4 {
+            let end = machine.icount().0 + dice.below(4_000);
+            run_to(&mut machine, end);
+            match dice.below(4) {
+                0 => drop(machine.digest()),
+                1 => machine.drop_caches(),
+                2 => drop(machine.take_dirty_pages()),
+                _ => machine.track_dirty(dice.below(2) == 0),
+            }
+        }
+        let now: Vec<[u8; PAGE]> = (0..machine.pages()).map(|n| *machine.page(n)).collect();
+        let mut back = now.clone();
+        let old =
+            if round == 4 { machine.old_pages().clone() } else { machine.keep_old_pages(1000) };
+        assert!(old.is_complete() && old.iter().count() > 0);
+        for (page, bytes) in old.iter() {
+            back[page as usize] = *bytes;
+        }
+        assert!(back == before && now != before, "round {round}");
+    }
+    machine.keep_old_pages(1);
+    let end = machine.icount().0 + 10_000;
+    run_to(&mut machine, end);
+    let old = machine.keep_old_pages(1000);
+    assert!(!old.is_complete() && old.iter().count() == 1);
+    let before: Vec<[u8; PAGE]> = (0..machine.pages()).map(|n| *machine.page(n)).collect();
+    let end = machine.icount().0 + 10_000;
+    run_to(&mut machine, end);
+    let mut back: Vec<[u8; PAGE]> = (0..machine.pages()).map(|n| *machine.page(n)).collect();
+    for (page, bytes) in machine.keep_old_pages(0).iter() {
+        back[page as usize] = *bytes;
+    }
+    assert!(back == before, "what did not fit before is kept again");
+    run_to(&mut machine, END);
+    assert_eq!(machine.old_pages().iter().count(), 0);
+}
+
 /// The fingerprint from a machine that is asked only once.
 fn fresh(at: u64) -> Fingerprint {
     let mut machine = guest();

@@ -1,13 +1,31 @@
 //! What is kept of a divergence: a directory for whoever has to find out why.
 //!
 //! Contract: `report.txt` says where and what, `machine.snapshot` is the machine as it stood,
-//! `log.txt` the last entries that it took, in words. Nothing depends on it: what cannot be written
+//! `machine.log` is a log that begins with the last good state and leads to the difference, for
+//! `ftemu replay`, and `log.txt` the same in words. Nothing depends on it: what cannot be written
 //! is told and left.
 
+use crate::recent::{Compared, Recent};
+use crate::session::Session;
+use emulator::machine::Machine;
 use std::fmt::Write;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+
+/// The log in a bundle.
+pub const LOG: &str = "machine.log";
+
+/// Where bundles go, and what their logs say of the machine.
+#[derive(Clone, Debug)]
+pub struct Bundles {
+    /// Above them.
+    pub directory: PathBuf,
+    /// The program.
+    pub build: String,
+    /// The machine, its disks as [`crate::session::DiskSource::Log`].
+    pub session: Session,
+}
 
 /// A divergence, from one side.
 pub struct Bundle<'a> {
@@ -19,24 +37,28 @@ pub struct Bundle<'a> {
     pub what: &'a str,
     /// More words.
     pub details: &'a str,
-    /// The machine.
-    pub snapshot: &'a [u8],
-    /// The last entries, in words.
-    pub log: &'a [String],
+    /// How the machine came there.
+    pub recent: Option<&'a Recent>,
+    /// States that a replay is to be compared with.
+    pub states: &'a [Compared<'a>],
 }
 
 impl Bundle<'_> {
-    /// Writes the bundle below `directory`, and tells the user where it is.
-    pub fn write(&self, directory: &Path) {
-        match self.try_write(directory) {
-            Ok(path) => log::error!("what there is to see is in {}", path.display()),
-            Err(e) => log::error!("{}: no bundle: {e}", directory.display()),
+    /// Writes the bundle of `machine`, and tells the user where it is.
+    pub fn write(&self, machine: &mut Machine, to: &Bundles) {
+        match self.try_write(machine, to) {
+            Ok(path) => log::error!(
+                "what there is to see is in {path}; 'ftemu replay {path}' executes up to there",
+                path = path.display()
+            ),
+            Err(e) => log::error!("{}: no bundle: {e}", to.directory.display()),
         }
     }
 
-    fn try_write(&self, directory: &Path) -> io::Result<PathBuf> {
+    fn try_write(&self, machine: &mut Machine, to: &Bundles) -> io::Result<PathBuf> {
         let process = std::process::id();
-        let path = directory.join(format!("divergence-{}-{}-{process}", self.icount, self.side));
+        let name = format!("divergence-{}-{}-{process}", self.icount, self.side);
+        let path = to.directory.join(name);
         fs::create_dir_all(&path)?;
         let mut report = String::new();
         let _ = writeln!(
@@ -45,28 +67,26 @@ impl Bundle<'_> {
             self.side, self.icount, self.what
         );
         let _ = writeln!(report, "{}", self.details);
+        let _ = match self.log(machine, to, &path.join(LOG))? {
+            Some(from) => writeln!(report, "{LOG} begins at icount {from}"),
+            None => writeln!(report, "no state before the difference was kept: no {LOG}"),
+        };
         fs::write(path.join("report.txt"), report)?;
-        fs::write(path.join("log.txt"), self.log.join("\n") + "\n")?;
-        fs::write(path.join("machine.snapshot"), self.snapshot)?;
+        let words = self.recent.map(|recent| recent.words(self.icount));
+        fs::write(path.join("log.txt"), words.unwrap_or_default())?;
+        fs::write(path.join("machine.snapshot"), machine.save())?;
         Ok(path)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn everything_is_in_the_directory() {
-        let place = tempfile::tempdir().expect("temporary directory");
-        let log = ["seq 1".to_owned()];
-        let (side, what, details) = ("backup", "cpu", "rax: 1 here, 2 there");
-        let bundle = Bundle { side, icount: 7, what, details, snapshot: &[1, 2], log: &log };
-        let path = bundle.try_write(place.path()).expect("written");
-        let text = |name| fs::read_to_string(path.join(name)).expect("text");
-        let report = text("report.txt");
-        assert!(report.contains("icount  7\n") && report.contains("rax: 1 here"), "{report}");
-        assert_eq!(text("log.txt"), "seq 1\n");
-        assert_eq!(fs::read(path.join("machine.snapshot")).expect("read"), [1, 2]);
+    /// Writes the log; where it begins.
+    fn log(&self, machine: &Machine, to: &Bundles, path: &Path) -> io::Result<Option<u64>> {
+        let Some(recent) = self.recent else { return Ok(None) };
+        let mut out = BufWriter::new(File::create(path)?);
+        let of = (&to.build[..], &to.session);
+        let from = recent.write(machine, self.icount, of, self.states, &mut out)?;
+        if from.is_none() {
+            fs::remove_file(path)?;
+        }
+        Ok(from)
     }
 }

@@ -1,7 +1,7 @@
 //! What a log keeps of a digest: small, and still enough to name what differs.
 //!
-//! Contract: two forms, told apart by their length; equal digests give equal checks of a form. The
-//! short one is 16 bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2
+//! Contract: three forms, told apart by their length; equal digests give equal checks of a form. The
+//! whole one is the hash over everything, and stands behind a snapshot. The short one is 16 bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2
 //! that the devices share. The named one has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4
 //! of each device's. The short one misses a difference of one component alone once in a thousand
 //! times or less, and the next one sees it.
@@ -14,6 +14,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// How many short checks stand between two named ones, if no input asks for one earlier.
 pub const SHORT_RUN: u32 = 31;
+
+/// Bytes of the form that is the hash over everything.
+const WHOLE: usize = 16;
 
 /// When checks are made, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -101,9 +104,16 @@ pub fn named(digest: &Digest) -> Vec<u8> {
 /// bits tell: in the order CPU, devices, RAM. `None`: no difference.
 #[must_use]
 pub fn difference(digest: &Digest, expected: &[u8]) -> Option<String> {
-    let found = if expected.len() == 2 { short(digest).to_vec() } else { named(digest) };
+    let found = match expected.len() {
+        2 => short(digest).to_vec(),
+        WHOLE => whole(digest).to_le_bytes().to_vec(),
+        _ => named(digest),
+    };
     if found == expected {
         return None;
+    }
+    if found.len() == WHOLE {
+        return Some(String::from("the state"));
     }
     if found.len() != expected.len() {
         return Some(String::from("the form of the check"));
@@ -169,6 +179,15 @@ mod tests {
             d.ram ^= 1;
         };
         check(everything, Some("cpu, devices, ram"), Some("cpu, chip2, ram"));
+    }
+
+    #[test]
+    fn the_whole_form_sees_everything() {
+        let expected = whole(&digest()).to_le_bytes();
+        assert_eq!(difference(&digest(), &expected), None);
+        let mut other = digest();
+        other.ram ^= 1 << 127;
+        assert_eq!(difference(&other, &expected).as_deref(), Some("the state"));
     }
 
     #[test]

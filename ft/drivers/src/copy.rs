@@ -192,6 +192,11 @@ impl DiskLog {
         self.unread.iter().any(|&(_, lba, count)| write.overlaps(&Extent::Read(lba, count)))
     }
 
+    /// The same, by what it does to which sectors, where the reader has no copy.
+    pub(crate) fn ask_extent(&mut self, request: u64, extent: Extent) {
+        self.pending.insert(request, extent);
+    }
+
     /// The guest gets an answer that nobody reads of.
     pub fn answer_unlogged(&mut self, request: u64) {
         self.pending.remove(&request);

@@ -7,6 +7,7 @@
 pub mod announce;
 pub mod arbiter;
 pub mod backup;
+pub mod black_box;
 pub mod bundle;
 pub mod channel;
 pub mod check;
@@ -24,6 +25,7 @@ pub mod mirror;
 pub mod outcome;
 pub mod pace;
 pub mod pair;
+pub mod recent;
 pub mod record;
 pub mod replay;
 pub mod session;

@@ -118,6 +118,11 @@ impl Mirror {
         self.trouble.map(|trouble| trouble.again.saturating_duration_since(Instant::now()))
     }
 
+    /// Requests that the log has not answered, in order.
+    pub fn pending(&self) -> impl Iterator<Item = (u64, &DiskOperation)> {
+        self.pending.iter().map(|(number, pending)| (*number, &pending.operation))
+    }
+
     /// The own copy has answered.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub enum Exit {
     Detached,
     /// This backup could not follow.
     Unusable,
+    /// The machine ended on the other side before this one had it.
+    NotJoined,
 }
 
 impl Exit {
@@ -62,6 +64,7 @@ impl Exit {
             Self::Diverged => "diverged".into(),
             Self::Detached => "detached".into(),
             Self::Unusable => "unusable".into(),
+            Self::NotJoined => "the machine ended before this side had it".into(),
         }
     }
 
@@ -76,6 +79,7 @@ impl Exit {
             Self::Diverged => 7,
             Self::Detached => 8,
             Self::Unusable => 9,
+            Self::NotJoined => 11,
             _ => 0,
         }
     }

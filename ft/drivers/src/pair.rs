@@ -505,14 +505,21 @@ impl Pair {
         }
     }
 
-    /// Logs a digest if one is due here.
-    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) {
-        if self.journal.on
-            && let Some(check) = self.journal.checks.check(guest)
-        {
-            let at = record::instant(guest, halted);
-            self.event(Event::Logged { at, body: Body::Digest(check) });
+    /// Logs a digest if one is due here, and gives it.
+    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) -> Option<Vec<u8>> {
+        if !self.journal.on {
+            return None;
         }
+        let check = self.journal.checks.check(guest)?;
+        let at = record::instant(guest, halted);
+        self.event(Event::Logged { at, body: Body::Digest(check.clone()) });
+        Some(check)
+    }
+
+    /// Whether there is a backup, which has the log.
+    #[must_use]
+    pub fn is_logging(&self) -> bool {
+        self.journal.on
     }
 
     /// The count at which the next digest is due.

@@ -1,20 +1,27 @@
 //! Replaying: a machine in the time and with the inputs of a log.
 //!
-//! Contract: nothing of the host reaches the guest. Every digest of the log is compared; the first
-//! difference ends the replay and is named. Output goes nowhere, or to the ends that are given for
+//! Contract: nothing of the host reaches the guest. A log may begin in the middle of a machine's
+//! life, with its state. Every digest of the log is compared; the first difference ends the replay
+//! and is named. Output goes nowhere, or to the ends that are given for
 //! it.
 
 use crate::check;
 use crate::copy::{CopyError, DiskCopy, decode_answer};
 use crate::follow::Follower;
 use crate::guest::Guest;
+use crate::handover::Handover;
 use crate::host::Ends;
 use crate::outcome::{Exit, Outcome};
+use crate::recent;
 use crate::slices::Slices;
+use crate::transfer::TransferError;
+use crate::transfer::sink::Sink;
 use crate::wire;
 use backends::net::capture::Direction;
-use devices::io::{Input, Output};
+use devices::io::{DiskOperation, Input, Output};
 use devices::time::{Icount, VirtualNs};
+use emulator::fingerprint::{Fingerprint, first_difference};
+use emulator::machine::{Config, Machine};
 use ft::log::file::Tail;
 use ft::log::{Body, Entry, Instant, LogReader, ReadError};
 use std::fmt;
@@ -29,6 +36,8 @@ pub struct LogSource<R> {
     reader: LogReader,
     bytes: u64,
     entries: u64,
+    /// An entry that was looked at.
+    ahead: Option<Entry>,
 }
 
 /// Why a replay ended before the log did.
@@ -40,6 +49,8 @@ pub enum ReplayError {
     Read(ReadError),
     /// The log does not begin with the machine's description.
     NoStart,
+    /// The machine's state with which the log begins cannot be used.
+    Snapshot(String),
     /// The guest took another path than the recorded one.
     Diverged {
         /// Where it was noticed.
@@ -55,6 +66,7 @@ impl fmt::Display for ReplayError {
             Self::Io(e) => write!(f, "cannot be read: {e}"),
             Self::Read(e) => e.fmt(f),
             Self::NoStart => f.write_str("does not begin with a machine"),
+            Self::Snapshot(why) => write!(f, "does not begin with a whole machine: {why}"),
             Self::Diverged { icount, what } => {
                 write!(f, "the replay differs from the record at icount {}: {what}", icount.0)
             }
@@ -74,7 +86,7 @@ impl<R: Read> LogSource<R> {
     /// The log in `input`.
     #[must_use]
     pub fn new(input: R) -> Self {
-        Self { input, reader: LogReader::new(), bytes: 0, entries: 0 }
+        Self { input, reader: LogReader::new(), bytes: 0, entries: 0, ahead: None }
     }
 
     /// The next entry; `None`: there are no more.
@@ -82,6 +94,9 @@ impl<R: Read> LogSource<R> {
     /// # Errors
     /// The file cannot be read, or is no log.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ReplayError> {
+        if let Some(entry) = self.ahead.take() {
+            return Ok(Some(entry));
+        }
         let mut buffer = [0; 16 * 1024];
         loop {
             if let Some(entry) = self.reader.next_entry() {
@@ -110,6 +125,31 @@ impl<R: Read> LogSource<R> {
         self.reader.tail()
     }
 
+    /// The machine of `config` in the middle of its life with which the log goes on after its
+    /// start, and what its driver knew; `None`: the machine was just switched on.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what is there is no whole machine.
+    pub fn machine(&mut self, config: &Config) -> Result<Option<(Machine, Handover)>, ReplayError> {
+        let mut sink: Option<Sink> = None;
+        let bad = |e: TransferError| ReplayError::Snapshot(e.to_string());
+        while let Some(entry) = self.next_entry()? {
+            let Body::Snapshot(piece) = &entry.body else {
+                self.ahead = Some(entry);
+                break;
+            };
+            let sink = match &mut sink {
+                Some(sink) => sink,
+                None => sink.insert(Sink::new(config, &[]).map_err(bad)?),
+            };
+            sink.install(piece).map_err(bad)?;
+        }
+        let Some(sink) = sink else { return Ok(None) };
+        let (machine, extra) = sink.finish().map_err(bad)?;
+        let damaged = || ReplayError::Snapshot("what is known of its disks is damaged".into());
+        Ok(Some((machine, Handover::decode(&extra).ok_or_else(damaged)?)))
+    }
+
     /// The first entry: the program that wrote the log, and its machine.
     ///
     /// # Errors
@@ -129,6 +169,8 @@ pub struct ReplayConfig {
     pub to: Option<Icount>,
     /// Runs in random slices, for tests.
     pub slice_seed: Option<u64>,
+    /// What is known of a machine in the middle of its life.
+    pub handover: Option<Handover>,
 }
 
 /// How a replay went.
@@ -159,9 +201,13 @@ struct Replay<'a, G, R> {
     digests: u64,
     rate_changes: u64,
     looked: u64,
+    /// How the states in the log compare, in words, and whether one of them differs.
+    compared: Vec<String>,
+    differs: bool,
 }
 
-/// Replays the rest of `log`, after its first entry, on `guest`, which was just switched on.
+/// Replays the rest of `log`, after its first entry, on `guest`, which was just switched on or is
+/// the machine of [`LogSource::machine`].
 /// `disks` are those of the board in order; `ends` gets serial output, captures and debug output,
 /// and must have no disks and networks.
 ///
@@ -186,8 +232,16 @@ pub fn run<G: Guest, R: Read>(
         digests: 0,
         rate_changes: 0,
         looked: 0,
+        compared: Vec::new(),
+        differs: false,
     };
-    let result = replay.all(config.to);
+    if let Some(Handover { wall_clock, requests, .. }) = &config.handover {
+        replay.wall_clock = *wall_clock;
+        for (disk, request, operation) in requests {
+            replay.asked(*disk, *request, operation.clone());
+        }
+    }
+    let result = replay.all(config.to).map_err(|e| replay.explained(e));
     let Replay { digests, rate_changes, ends, .. } = replay;
     ends.finish()?;
     let exit = result?;
@@ -213,6 +267,7 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
         loop {
             let next = self.log.next_entry()?.map_or(Next::End, Next::Entry);
             let entry = match next {
+                Next::End if self.differs => return Err(self.diverged("a state")),
                 Next::End => return Ok(self.follower.ended().unwrap_or(Exit::LogEnd)),
                 Next::Entry(entry) => entry,
             };
@@ -232,9 +287,50 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
                     }
                 }
                 Body::Progress => {}
-                Body::Start { .. } => return Err(self.diverged("a second machine in the log")),
+                Body::State(state) => self.compare(&state)?,
+                Body::Start { .. } | Body::Snapshot(_) => {
+                    return Err(self.diverged("a second machine in the log"));
+                }
                 Body::End(end) => return self.end(&end),
             }
+        }
+    }
+
+    /// Says how the states of the log compare, those at the place of the error included.
+    fn explained(&mut self, e: ReplayError) -> ReplayError {
+        let ReplayError::Diverged { icount, what } = e else { return e };
+        while let Ok(Some(Entry { body: Body::State(state), .. })) = self.log.next_entry() {
+            let _ = self.compare(&state);
+        }
+        let what = std::iter::once(what).chain(self.compared.drain(..));
+        ReplayError::Diverged { icount, what: what.collect::<Vec<_>>().join("; ") }
+    }
+
+    /// Compares the guest's state with one that the log has.
+    fn compare(&mut self, state: &[u8]) -> Result<(), ReplayError> {
+        let Some((whose, theirs)) = recent::state(state) else {
+            return Err(self.diverged("a state in the log that is none"));
+        };
+        let Some(machine) = self.guest.machine() else { return Ok(()) };
+        machine.keep_history(1);
+        machine.digest();
+        let ours = machine.state_at(machine.icount()).expect("a digest was taken here");
+        let theirs = Fingerprint::from_bytes(theirs, machine.pages());
+        let theirs = theirs.map_err(|e| self.diverged(format!("a state in the log: {}", e.0)))?;
+        self.compared.push(match first_difference(&ours, &theirs) {
+            None => format!("the {whose} had the same state as the replay"),
+            Some(what) => {
+                self.differs = true;
+                format!("the {whose} had another state than the replay has here: {what}")
+            }
+        });
+        Ok(())
+    }
+
+    /// The guest has asked a disk for something.
+    fn asked(&mut self, disk: u8, request: u64, operation: DiskOperation) {
+        if let Some(copy) = self.disks.get_mut(usize::from(disk)) {
+            copy.ask(request, operation);
         }
     }
 

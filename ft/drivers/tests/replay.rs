@@ -11,6 +11,7 @@ use backends::disk::{Disk, SECTOR};
 use backends::wake::Post;
 use devices::board::BoardConfig;
 use devices::time::{Icount, Rate};
+use drivers::bundle::Bundles;
 use drivers::copy::DiskCopy;
 use drivers::guest::Guest;
 use drivers::host::{Ends, mail};
@@ -68,7 +69,11 @@ fn config(timing: Timing, max_icount: Option<u64>) -> LiveConfig {
         reseed: None,
         disk_sizes: vec![],
         shared: false,
-        bundles: std::env::temp_dir(),
+        bundles: Bundles {
+            directory: std::env::temp_dir(),
+            build: "toy".into(),
+            session: session(),
+        },
     }
 }
 
@@ -141,7 +146,7 @@ fn a_live_run_replays_to_the_same_end() {
     assert!(outcome.guest.0 > 200_000_000 && outcome.guest.0 <= outcome.host_ns + 50_000_000);
     for slice_seed in (0..8).map(|n| (n > 0).then_some(n)) {
         let mut again = Toy::new(SEED);
-        let config = ReplayConfig { to: None, slice_seed };
+        let config = ReplayConfig { slice_seed, ..ReplayConfig::default() };
         let (replayed, _) = replay(&mut again, &log, &config).expect("no difference");
         assert_eq!(replayed.outcome.exit, outcome.exit);
         assert_eq!(replayed.outcome.icount, outcome.icount);
@@ -189,7 +194,7 @@ fn a_replay_stops_where_it_is_told_to() {
     let mut guest = Toy::new(SEED);
     let (_, log) = record(&mut guest, &config(Timing::Paced, None), type_for(50, b'q'));
     let mut other = Toy::new(SEED);
-    let stop = ReplayConfig { to: Some(Icount(5_000)), slice_seed: None };
+    let stop = ReplayConfig { to: Some(Icount(5_000)), ..ReplayConfig::default() };
     let (replayed, _) = replay(&mut other, &log, &stop).expect("no difference yet");
     assert_eq!(replayed.outcome.icount, Icount(5_000));
     assert_eq!(replayed.outcome.exit, Exit::Icount);

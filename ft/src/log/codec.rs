@@ -87,12 +87,16 @@ pub fn encode(base: &mut Base, at: Instant, body: &Body, out: &mut Vec<u8>) {
     }
     match body {
         Body::Digest(bytes) if tag & SHORT != 0 => out.extend_from_slice(bytes),
-        Body::Input(bytes) | Body::Digest(bytes) | Body::End(bytes) => put_bytes(out, bytes),
         Body::Progress => {}
         Body::Start { build, config } => {
             put_bytes(out, build.as_bytes());
             put_bytes(out, config);
         }
+        Body::Input(bytes)
+        | Body::Digest(bytes)
+        | Body::End(bytes)
+        | Body::Snapshot(bytes)
+        | Body::State(bytes) => put_bytes(out, bytes),
     }
     base.pass(at);
 }
@@ -132,6 +136,8 @@ pub fn decode(base: &mut Base, bytes: &mut &[u8]) -> Option<Entry> {
             config: varint::take_bytes(bytes)?.into(),
         },
         4 => Body::End(varint::take_bytes(bytes)?.into()),
+        5 => Body::Snapshot(varint::take_bytes(bytes)?.into()),
+        6 => Body::State(varint::take_bytes(bytes)?.into()),
         _ => return None,
     };
     let entry = Entry { seq: base.seq, at: Instant { icount, halted_ns }, body };
@@ -160,6 +166,8 @@ mod tests {
             (at(20_000_123, Some(1_000_000_100)), Body::Input(vec![1]), 4),
             (at(50_000_000, None), Body::Digest(vec![9; 2]), 7),
             (at(50_000_001, None), Body::Progress, 2),
+            (at(50_000_001, None), Body::Snapshot(vec![1, 2, 3]), 5),
+            (at(50_000_001, None), Body::State(vec![4]), 3),
             (at(u64::MAX, Some(u64::MAX)), Body::End(vec![0]), 23),
         ];
         let mut bytes = Vec::new();
@@ -183,7 +191,8 @@ mod tests {
         for bytes in [
             &[][..],
             &[0x80],                // unknown flag
-            &[0x05],                // unknown ordinal, no count
+            &[0x07],                // unknown ordinal, no count
+            &[0x25, 0xFF, 0xFF, 3], // state longer than the bytes
             &[0x30],                // same and on the grid
             &[0x20, 200],           // body longer than the bytes
             &[0x23, 1, 0xFF, 0],    // build is not UTF-8

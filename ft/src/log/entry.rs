@@ -48,6 +48,11 @@ pub enum Body {
     /// The machine stopped: the last entry of a log that was closed in order. How it stopped,
     /// opaque to the log.
     End(Vec<u8>),
+    /// A piece of a machine's state, opaque to the log: a log of a machine in the middle of its
+    /// life has them after its start.
+    Snapshot(Vec<u8>),
+    /// The whole state in a form that can be compared, opaque to the log: it names what differs.
+    State(Vec<u8>),
 }
 
 impl Body {
@@ -60,6 +65,8 @@ impl Body {
             Self::Digest(_) => 2,
             Self::Start { .. } => 3,
             Self::End(_) => 4,
+            Self::Snapshot(_) => 5,
+            Self::State(_) => 6,
         }
     }
 }

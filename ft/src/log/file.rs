@@ -11,7 +11,9 @@ use core::fmt;
 /// First bytes of a log.
 pub const MAGIC: [u8; 8] = *b"ftemulog";
 /// Version of everything after the magic number.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The oldest version that can be read: it lacks the kinds of entries of the later ones.
+pub const OLDEST: u32 = 2;
 /// Bytes before the first frame.
 const HEADER: usize = 12;
 /// A frame is closed when it holds this many bytes.
@@ -152,7 +154,7 @@ impl LogReader {
             return Err(ReadError::NotALog);
         }
         match version.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)) {
-            None | Some(VERSION) => Ok(()),
+            None | Some(OLDEST..=VERSION) => Ok(()),
             Some(other) => Err(ReadError::Version(other)),
         }
     }

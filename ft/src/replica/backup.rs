@@ -327,7 +327,11 @@ impl Backup {
         }
         if context.now >= self.said.after(context.config.heartbeat) {
             self.said = context.now;
-            self.acknowledge(context);
+            match self.conn.filter(|_| !self.adopted) {
+                // It lives, and that is all.
+                Some(conn) => context.send(conn, Message::Ack(Ack::default())),
+                None => self.acknowledge(context),
+            }
         }
         Turn::Stay
     }

@@ -288,6 +288,10 @@ impl Live {
             self.lost(context, "it broke the protocol".into());
             return Turn::Stay;
         }
+        // Without the machine the log explains nothing: it lives, and that is all.
+        if !link.joined && !context.has(Planted::AckBeforeAdopting) {
+            return Turn::Stay;
+        }
         link.acknowledged = link.acknowledged.max(ack.received);
         link.executed = link.executed.max(ack.executed);
         let proof = if context.has(Planted::TenureFromReceipt) { context.now } else { stamp };
@@ -333,7 +337,7 @@ impl Live {
 
     /// From here on there is somebody who might go live.
     fn cut_over(&mut self, context: &mut Context, at: Instant, digest: u128) -> Turn {
-        let Partner::Joining { conn, heard, .. } = self.partner else { return Turn::Stay };
+        let Partner::Joining { conn, .. } = self.partner else { return Turn::Stay };
         let commit = Commit {
             epoch: context.epoch,
             icount: at.icount,
@@ -357,7 +361,7 @@ impl Live {
             executed: self.seq,
             wanted: 0,
             proven: HostNs(stamp(now) * HostNs::MS),
-            heard,
+            heard: now,
             said: now,
             lag,
             bytes: 0,
@@ -452,12 +456,10 @@ impl Live {
                 }
             }
             Partner::Backup(link) => {
-                let patience = match link.joined {
-                    true => context.config.timeout,
-                    false => context.config.joining_timeout,
-                };
-                if now >= link.heard.after(patience) {
+                if now >= link.heard.after(context.config.timeout) {
                     self.lost(context, "it is silent".into());
+                } else if now >= link.latest(context) {
+                    self.lost(context, "it does not take the machine over".into());
                 } else if now >= link.said.after(beat) || link.is_due(context) {
                     link.say(context, &self.gate);
                 }
@@ -475,8 +477,8 @@ impl Live {
                 Some(heard.after(config.joining_timeout).min(said.after(config.heartbeat)))
             }
             Partner::Backup(link) => {
-                let patience = if link.joined { config.timeout } else { config.joining_timeout };
-                let talk = link.heard.after(patience).min(link.said.after(config.heartbeat));
+                let silent = link.heard.after(config.timeout).min(link.latest(context));
+                let talk = silent.min(link.said.after(config.heartbeat));
                 let flush = link.waiting.map(|since| since.after(config.flush));
                 Some(flush.map_or(talk, |at| at.min(talk)))
             }
@@ -572,6 +574,14 @@ impl Link {
 
     fn is_due(&self, context: &Context) -> bool {
         self.waiting.is_some_and(|since| context.now >= since.after(context.config.flush))
+    }
+
+    /// When it must have said that it has the machine: outputs wait for that.
+    fn latest(&self, context: &Context) -> HostNs {
+        match self.joined {
+            true => HostNs(u64::MAX),
+            false => self.log_began.after(context.config.joining_timeout),
+        }
     }
 
     /// Sends the entries that wait.

@@ -98,6 +98,11 @@ impl Spare {
                 return Turn::Become(Box::new(Role::Backup(backup)));
             }
             Message::Refuse(why) => self.failed(context, why),
+            // There is no machine any more that could be joined.
+            Message::Bye(Bye::Ended) => {
+                self.failed(context, "the machine has ended".into());
+                return Turn::Halt(Halt::Ended);
+            }
             Message::Bye(_) => self.failed(context, "the primary left".into()),
             _ => self.failed(context, "the primary broke the protocol".into()),
         }

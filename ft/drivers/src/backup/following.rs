@@ -2,7 +2,7 @@
 
 use super::Taken;
 use crate::announce::Addresses;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Bundles};
 use crate::check;
 use crate::copy::{Reads, decode_answer};
 use crate::follow::Follower;
@@ -13,6 +13,8 @@ use crate::live::Inherited;
 use crate::mirror::{Mirror, MirrorError};
 use crate::outcome::Exit;
 use crate::pair::Pair;
+use crate::recent::{Compared, Recent};
+use crate::record::Recorder;
 use crate::wire;
 use backends::disk::worker::Completion;
 use devices::io::{DiskOperation, Input, Output};
@@ -23,16 +25,12 @@ use ft::log::{Body, Entry, Instant};
 use ft::message::Commit;
 use ft::replica::StatusRole;
 use ft::types::OutputNo;
-use std::collections::VecDeque;
-use std::path::Path;
 use std::time::{self, Duration};
 
 /// Host time of a slice.
 pub const SLICE: Duration = Duration::from_micros(50);
 /// Digests that are kept for the description of a difference.
 pub(crate) const HISTORY: usize = 8;
-/// Entries of the log that are kept in words for the same purpose.
-const TAIL: usize = 64;
 
 /// For how long a shared disk is read again and again before anybody is told.
 const TELL: Duration = Duration::from_millis(500);
@@ -90,6 +88,8 @@ impl From<MirrorError> for Trouble {
 pub(super) struct Following {
     machine: Machine,
     follower: Follower,
+    /// Where the machine stood when it came.
+    joined_at: Instant,
     shared: bool,
     /// The user was told that a shared disk cannot be read.
     told: bool,
@@ -104,8 +104,8 @@ pub(super) struct Following {
     /// The log has ended so.
     end: Option<Exit>,
     addresses: Addresses,
-    /// The last entries.
-    tail: VecDeque<String>,
+    /// The last good state, and how the machine came from there.
+    recent: Option<Recent>,
 }
 
 impl Following {
@@ -125,6 +125,7 @@ impl Following {
         Self {
             machine,
             follower: Follower::default(),
+            joined_at: commit.at(),
             shared: shared.is_some(),
             told: false,
             mirrors,
@@ -135,7 +136,7 @@ impl Following {
             cost: 10.0,
             end: None,
             addresses: Addresses::default(),
-            tail: VecDeque::new(),
+            recent: None,
         }
     }
 
@@ -159,21 +160,40 @@ impl Following {
     }
 
     /// Executes a slice towards the next entry, or the entry.
-    pub(super) fn step(&mut self, pair: &mut Pair, ends: &mut Ends) -> Result<Step, Trouble> {
+    pub(super) fn step(
+        &mut self,
+        pair: &mut Pair,
+        ends: &mut Ends,
+        recorder: &mut Recorder,
+    ) -> Result<Step, Trouble> {
         if self.entry.is_none() {
             self.entry = pair.next_entry();
         }
         let Some(entry) = self.entry.take() else { return Ok(Step::Wait) };
         let (at, seq) = (entry.at, entry.seq);
-        if !self.advance(at, ends).map_err(Trouble::Differs)? {
-            self.entry = Some(entry);
-            return Ok(Step::Done);
+        if self.recent.is_none() {
+            // Where it was transferred; the other side has been told that it is here.
+            let requests = self.mirrors.iter().enumerate().flat_map(|(disk, mirror)| {
+                mirror.pending().map(move |(n, operation)| ((disk as u8, n), operation.clone()))
+            });
+            let requests: Vec<_> = requests.collect();
+            let (machine, clock) = (&mut self.machine, self.wall_clock);
+            self.recent = Some(Recent::begin(machine, self.joined_at, clock, requests));
         }
-        if self.tail.len() == TAIL {
-            self.tail.pop_front();
+        match self.advance(at, ends, recorder) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.entry = Some(entry);
+                return Ok(Step::Done);
+            }
+            Err(what) => {
+                // Who replays this is to fail at the same place.
+                recorder.entry(at, &Body::Progress);
+                self.remember(at, &Body::Progress);
+                return Err(Trouble::Differs(what));
+            }
         }
-        self.tail.push_back(describe(&entry));
-        if !self.apply(&entry.body, ends)? {
+        if !self.apply(&entry, ends, recorder)? {
             self.entry = Some(entry);
             self.mind_trouble(pair)?;
             return Ok(Step::Wait);
@@ -206,12 +226,18 @@ impl Following {
         self.mirrors.iter().filter_map(Mirror::retry).min()
     }
 
-    fn advance(&mut self, at: Instant, ends: &Ends) -> Result<bool, String> {
+    fn advance(
+        &mut self,
+        at: Instant,
+        ends: &Ends,
+        recorder: &mut Recorder,
+    ) -> Result<bool, String> {
         let most = slice_length(self.cost);
         let (began, from) = (time::Instant::now(), self.machine.icount().0);
         let there = {
-            let Self { mirrors, held, addresses, .. } = self;
-            let mut outlet = outlet(mirrors, held, addresses, ends, self.wall_clock);
+            let Self { mirrors, held, addresses, recent, .. } = self;
+            let records = (recorder, recent.as_mut());
+            let mut outlet = outlet(mirrors, held, addresses, ends, records, self.wall_clock);
             self.follower.advance(&mut self.machine, at, most, &mut outlet)?
         };
         let ran = self.machine.icount().0 - from;
@@ -223,10 +249,24 @@ impl Following {
     }
 
     /// Carries out an entry whose instant is here; `false`: it has to wait for a disk.
-    fn apply(&mut self, body: &Body, ends: &Ends) -> Result<bool, Trouble> {
-        match body {
+    fn apply(
+        &mut self,
+        entry: &Entry,
+        ends: &Ends,
+        recorder: &mut Recorder,
+    ) -> Result<bool, Trouble> {
+        if !matches!(entry.body, Body::Input(_)) {
+            // Also one that does not fit: whoever replays the record is to see it.
+            recorder.entry(entry.at, &entry.body);
+            self.remember(entry.at, &entry.body);
+        }
+        match &entry.body {
             Body::Input(bytes) => {
                 let Some(input) = self.input(bytes, ends)? else { return Ok(false) };
+                recorder.input(entry.at, &input);
+                if let Some(recent) = &mut self.recent {
+                    recent.input(entry.at, &input);
+                }
                 match &input {
                     Input::ClockRate(rate) => self.rate = *rate,
                     Input::WallClock(ns) => self.wall_clock = *ns,
@@ -238,9 +278,12 @@ impl Following {
                 if let Some(what) = check::difference(&self.machine.digest(), expected) {
                     return Err(Trouble::Differs(what));
                 }
+                if let Some(recent) = &mut self.recent {
+                    recent.passed(&mut self.machine, entry.at);
+                }
             }
             Body::Progress => {}
-            Body::Start { .. } => {
+            Body::Start { .. } | Body::Snapshot(_) | Body::State(_) => {
                 return Err(Trouble::Differs("a second machine in the log".into()));
             }
             Body::End(end) => {
@@ -275,19 +318,35 @@ impl Following {
         Ok(result.map(|result| Input::DiskDone { disk, request, result }))
     }
 
+    fn remember(&mut self, at: Instant, body: &Body) {
+        if let Some(recent) = &mut self.recent {
+            recent.entry(at, body);
+        }
+    }
+
     /// The machine's state, for the primary to compare; the rest is kept here.
-    pub(super) fn evidence(&mut self, what: &str, bundles: &Path) -> Vec<u8> {
-        let (snapshot, log) = (self.machine.save(), Vec::from(self.tail.clone()));
+    pub(super) fn evidence(&mut self, what: &str, bundles: &Bundles) -> Vec<u8> {
         let (side, icount) = ("backup", self.machine.icount().0);
-        let details = "the primary's bundle names the first difference";
-        Bundle { side, icount, what, details, snapshot: &snapshot, log: &log }.write(bundles);
         self.machine.digest();
         let state = self.machine.state_at(self.machine.icount());
-        state.map(|state| state.to_bytes()).unwrap_or_default()
+        let fingerprint = state.map(|state| state.to_bytes()).unwrap_or_default();
+        let details = "the primary's bundle names the first difference";
+        let states = &[Compared { whose: side, fingerprint: &fingerprint }];
+        let recent = self.recent.as_ref();
+        let bundle = Bundle { side, icount, what, details, recent, states };
+        bundle.write(&mut self.machine, bundles);
+        fingerprint
     }
 
     /// The machine as it goes live, with the outputs from `emit_from` on to be emitted again.
-    pub(super) fn into_live(mut self, emit_from: u64, pair: &mut Pair) -> Taken {
+    pub(super) fn into_live(
+        mut self,
+        emit_from: u64,
+        pair: &mut Pair,
+        mut recorder: Recorder,
+    ) -> Taken {
+        recorder.goes_live(self.machine.icount().0);
+        Recent::end(&mut self.machine);
         self.held.forget(emit_from);
         self.held.drop_disk_requests();
         let (mut answers, mut requests, mut stale) = (Vec::new(), Vec::new(), Vec::new());
@@ -311,26 +370,8 @@ impl Following {
             addresses: self.addresses,
             ended,
         };
-        Taken { machine: self.machine, inherited, wall_clock: self.wall_clock }
+        Taken { machine: self.machine, inherited, wall_clock: self.wall_clock, recorder }
     }
-}
-
-/// An entry in words.
-fn describe(entry: &Entry) -> String {
-    let Instant { icount, halted_ns } = entry.at;
-    let what = match &entry.body {
-        Body::Input(bytes) => {
-            let header = wire::decode(bytes).map(|(header, data)| (header, data.len()));
-            header.map_or("an unknown input".into(), |(header, len)| {
-                format!("{header:?}, {len} bytes")
-            })
-        }
-        Body::Progress => "progress".into(),
-        Body::Digest(check) => format!("digest {check:02x?}"),
-        Body::Start { .. } => "start".into(),
-        Body::End(_) => "end".into(),
-    };
-    format!("{} icount {icount} halted {halted_ns:?}: {what}", entry.seq)
 }
 
 /// Where outputs go: requests to the disks in `ends` that are to have them, everything else waits.
@@ -339,11 +380,16 @@ fn outlet<'a>(
     held: &'a mut Held,
     addresses: &'a mut Addresses,
     ends: &'a Ends,
+    (recorder, mut recent): (&'a mut Recorder, Option<&'a mut Recent>),
     wall_clock: u64,
 ) -> impl FnMut(Output, VirtualNs) + 'a {
     move |output, now| match output {
         Output::Disk { disk, request, operation } => {
             let index = usize::from(disk);
+            recorder.asked(disk, request, &operation);
+            if let Some(recent) = &mut recent {
+                recent.asked(disk, request, &operation);
+            }
             if mirrors[index].ask(request, operation.clone(), false) {
                 ends.disks[index].submit(request, operation);
             } else if !matches!(operation, DiskOperation::Read { .. }) {

@@ -8,12 +8,15 @@
 mod filling;
 pub mod following;
 
+use crate::black_box::{self, BlackBox};
+use crate::bundle::Bundles;
 use crate::control::{ControlRequest, Reply, Request, Status};
 use crate::copy::Reads;
 use crate::host::{Ends, Mail};
 use crate::live::Inherited;
 use crate::outcome::Exit;
 use crate::pair::Pair;
+use crate::record::Recorder;
 use crate::transfer::DiskSize;
 use backends::console::ConsoleEvent;
 use backends::console::escape::Command;
@@ -21,10 +24,9 @@ use backends::disk::sync::Synced;
 use backends::wake::{Post, mailbox};
 use emulator::machine::{Config, Machine};
 use filling::Filling;
-use following::{Following, Step, Trouble};
+use following::{Arrived, Following, Step, Trouble};
 use ft::message::Commit;
 use ft::{Action, Event};
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -42,7 +44,9 @@ pub struct BackupConfig<'a> {
     /// The disks are the primary's, and not written before this side is live.
     pub shared: Option<Reads>,
     /// Where bundles go of machines that went different ways.
-    pub bundles: &'a Path,
+    pub bundles: &'a Bundles,
+    /// What this side records of the machine.
+    pub black_box: Option<&'a BlackBox>,
     /// Gives a machine that has come over its engine.
     pub prepare: &'a dyn Fn(&mut Machine),
 }
@@ -63,6 +67,8 @@ pub struct Taken {
     pub inherited: Inherited,
     /// Nanoseconds since 1970 at power-on.
     pub wall_clock: u64,
+    /// Records the machine.
+    pub recorder: Recorder,
 }
 
 /// Where the machine is.
@@ -83,6 +89,8 @@ struct Backup<'a> {
     post: Post<Synced>,
     synced: Receiver<Synced>,
     place: Place,
+    /// Of the machine that is here, or on its way.
+    recorder: Recorder,
     ending: Option<Ending>,
 }
 
@@ -90,12 +98,14 @@ struct Backup<'a> {
 #[must_use]
 pub fn run(pair: &mut Pair, config: &BackupConfig, mail: &Mail, ends: &mut Ends) -> Ending {
     let (post, synced) = mailbox(SYNCED, mail.bell.waker());
-    let place = Place::Empty;
-    let mut backup = Backup { pair, config, mail, ends, post, synced, place, ending: None };
+    let (place, recorder) = (Place::Empty, Recorder::default());
+    let mut backup =
+        Backup { pair, config, mail, ends, post, synced, place, recorder, ending: None };
     backup.act();
     loop {
         backup.attend();
         if let Some(ending) = backup.ending.take() {
+            backup.recorder.flush();
             return ending;
         }
         backup.work();
@@ -107,6 +117,9 @@ impl Backup<'_> {
     fn attend(&mut self) {
         if self.pair.tick() {
             self.act();
+        }
+        if self.recorder.patience().is_some_and(|left| left.is_zero()) {
+            self.recorder.flush();
         }
         if !self.mail.bell.is_rung() {
             return;
@@ -164,6 +177,7 @@ impl Backup<'_> {
                 Action::Halt(halt) => {
                     let exit = match (&self.place, Exit::of(&halt)) {
                         (Place::Here(following), Exit::PowerOff) => following.exit(),
+                        (_, Exit::PowerOff) => Exit::NotJoined,
                         (_, exit) => exit,
                     };
                     self.ending = Some(Ending::Over(exit));
@@ -201,11 +215,18 @@ impl Backup<'_> {
     fn install(&mut self, bytes: &[u8]) {
         if let Place::Empty = self.place {
             match Filling::new(self.config.machine, self.config.sizes) {
-                Ok(filling) => self.place = Place::Filling(Box::new(filling)),
+                Ok(filling) => {
+                    self.place = Place::Filling(Box::new(filling));
+                    self.recorder =
+                        self.config.black_box.map_or_else(Recorder::default, |b| b.begin());
+                }
                 Err(why) => return self.pair.event(Event::TransferFailed(why)),
             }
         }
         if let Place::Filling(filling) = &mut self.place {
+            if self.config.black_box.is_some() && black_box::is_state(bytes) {
+                self.recorder.piece(bytes);
+            }
             filling.install(bytes);
             self.pump();
         }
@@ -236,6 +257,8 @@ impl Backup<'_> {
             }
             Some(Ok(mut arrived)) => {
                 (self.config.prepare)(&mut arrived.machine);
+                let Arrived { handover, commit, .. } = &*arrived;
+                self.recorder.arrived(commit.at(), commit.digest, &handover.requests);
                 let following = Following::new(*arrived, self.config.shared, self.ends);
                 self.place = Place::Here(Box::new(following));
                 self.pair.event(Event::Adopted);
@@ -247,7 +270,7 @@ impl Backup<'_> {
     /// Executes a slice, or waits.
     fn work(&mut self) {
         let step = match &mut self.place {
-            Place::Here(following) => following.step(self.pair, self.ends),
+            Place::Here(following) => following.step(self.pair, self.ends, &mut self.recorder),
             _ => Ok(Step::Wait),
         };
         match step {
@@ -259,8 +282,8 @@ impl Backup<'_> {
                         Place::Here(following) => following.patience(),
                         _ => None,
                     };
-                    let patience = [self.pair.patience(), retry].into_iter().flatten().min();
-                    self.mail.bell.wait(patience);
+                    let patience = [self.pair.patience(), self.recorder.patience(), retry];
+                    self.mail.bell.wait(patience.into_iter().flatten().min());
                 }
             }
             Err(trouble) => self.trouble(trouble),
@@ -289,7 +312,8 @@ impl Backup<'_> {
         let Place::Here(following) = place else {
             unreachable!("only who has a machine goes live")
         };
-        let taken = following.into_live(emit_from, self.pair);
+        let recorder = std::mem::take(&mut self.recorder);
+        let taken = following.into_live(emit_from, self.pair, recorder);
         self.ending = Some(Ending::Live(Box::new(taken)));
     }
 

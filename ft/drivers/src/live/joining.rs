@@ -6,6 +6,7 @@ use crate::backup::following::HISTORY;
 use crate::check;
 use crate::guest::Guest;
 use crate::handover::Handover;
+use crate::recent::Recent;
 use crate::record::instant;
 use crate::transfer::TransferError;
 use crate::transfer::source::{Progress, Source};
@@ -77,6 +78,16 @@ impl<G: Guest> Live<'_, G> {
     fn transfer_failed(&mut self, e: &TransferError) {
         self.end_transfer();
         self.tell_pair(Event::TransferFailed(e.to_string()));
+    }
+
+    /// From here on a difference from the backup can be looked into.
+    fn begin_recent(&mut self) {
+        let (at, clock) = (instant(self.guest, self.halted), self.config.wall_clock);
+        let requests = self.requests.iter().map(|(n, operation)| (*n, operation.clone()));
+        let is_logging = self.pair.as_ref().is_some_and(|pair| pair.is_logging());
+        if let Some(machine) = self.guest.machine().filter(|_| is_logging) {
+            self.recent = Some(Box::new(Recent::begin(machine, at, clock, requests)));
+        }
     }
 
     /// Moves the transfer on for a few milliseconds at most; whether there is more to do at once.
@@ -176,6 +187,7 @@ impl<G: Guest> Live<'_, G> {
         }
         self.end_transfer();
         self.act();
+        self.begin_recent();
         // What else has rung has not been heard.
         self.mail.bell.waker().wake();
         self.resume();

@@ -14,12 +14,14 @@ mod outputs;
 mod protected;
 
 use crate::announce::Addresses;
+use crate::bundle::Bundles;
 use crate::guest::Guest;
 use crate::held::Held;
 use crate::host::{Ends, Mail};
 use crate::outcome::{Exit, Outcome};
 use crate::pace::Pace;
 use crate::pair::Pair;
+use crate::recent::Recent;
 use crate::record::{Recorder, instant};
 use crate::slices::Slices;
 use crate::transfer::DiskSize;
@@ -36,7 +38,6 @@ use joining::Joining;
 use outputs::Untold;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Host time of a slice in ns: should the guest become a hundred times slower in it, its clock
@@ -95,7 +96,7 @@ pub struct LiveConfig {
     /// The disks are those of the backup, too: what is written to them is an output.
     pub shared: bool,
     /// Where bundles go of machines that went different ways.
-    pub bundles: PathBuf,
+    pub bundles: Bundles,
 }
 
 /// What a machine brings along that goes live in the middle of its life.
@@ -147,6 +148,8 @@ struct Live<'a, G> {
     stale: BTreeSet<(u8, u64)>,
     /// A backup that is joining.
     joining: Option<Box<Joining>>,
+    /// While there is a backup: what a difference from it can be looked into with.
+    recent: Option<Box<Recent>>,
     /// A frame for a card that had no room.
     waiting: Option<Received>,
     /// Outputs that wait for the pair.
@@ -219,6 +222,7 @@ pub fn run_protected<G: Guest>(
         requests: BTreeMap::new(),
         stale: BTreeSet::new(),
         joining: None,
+        recent: None,
         waiting: None,
         held: Held::default(),
         untold: Untold::default(),
@@ -260,6 +264,9 @@ impl<G: Guest> Live<'_, G> {
     fn inject(&mut self, input: Input) {
         if let Some(pair) = &mut self.pair {
             pair.log_input(instant(self.guest, self.halted), &input);
+        }
+        if let Some(recent) = &mut self.recent {
+            recent.input(instant(self.guest, self.halted), &input);
         }
         self.recorder.inject(self.guest, self.halted, input);
     }

@@ -2,7 +2,10 @@
 
 use super::{DISK_LATENCY, Live, Timing};
 use crate::guest::Guest;
+use crate::recent::Recent;
+use crate::record::instant;
 use devices::io::{DiskOperation, Output};
+use ft::log::Body;
 
 /// Outputs other than frames are told to the pair when the oldest is this old in host ns.
 const PATIENCE: u64 = 300_000;
@@ -32,6 +35,9 @@ impl<G: Guest> Live<'_, G> {
             match output {
                 Output::Disk { disk, request, operation } => {
                     self.recorder.asked(disk, request, &operation);
+                    if let Some(recent) = &mut self.recent {
+                        recent.asked(disk, request, &operation);
+                    }
                     if let Some(pair) = &mut self.pair {
                         self.untold.executed |= pair.overwrites_unread(disk, &operation);
                         pair.asked(disk, request, &operation);
@@ -82,8 +88,17 @@ impl<G: Guest> Live<'_, G> {
     /// Logs a digest if one is due here.
     pub(super) fn digest_if_due(&mut self) {
         self.recorder.digest_if_due(self.guest, self.halted);
-        if let Some(pair) = &mut self.pair {
-            pair.digest_if_due(self.guest, self.halted);
+        let Some(pair) = &mut self.pair else { return };
+        let check = pair.digest_if_due(self.guest, self.halted);
+        if !pair.is_logging() && self.recent.take().is_some() {
+            self.guest.machine().map(Recent::end);
+        }
+        if let (Some(recent), Some(check)) = (&mut self.recent, check) {
+            let at = instant(self.guest, self.halted);
+            recent.entry(at, &Body::Digest(check));
+            if let Some(machine) = self.guest.machine() {
+                recent.passed(machine, at);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::bundle::Bundle;
 use crate::guest::Guest;
 use crate::outcome::Exit;
 use crate::pace::Pace;
+use crate::recent::Compared;
 use crate::record::instant;
 use backends::disk::worker::DiskWorker;
 use devices::time::Icount;
@@ -132,17 +133,23 @@ impl<G: Guest> Live<'_, G> {
     fn keep_bundle(&mut self, icount: u64, what: &str, evidence: &[u8]) {
         let Some(machine) = self.guest.machine() else { return };
         let theirs = Fingerprint::from_bytes(evidence, machine.pages());
-        let details = match (machine.state_at(Icount(icount)), theirs) {
+        let ours = machine.state_at(Icount(icount));
+        let bytes = ours.as_ref().map(Fingerprint::to_bytes);
+        let mut states = Vec::new();
+        states.extend(bytes.as_ref().map(|b| Compared { whose: "primary", fingerprint: b }));
+        if theirs.is_ok() {
+            states.push(Compared { whose: "backup", fingerprint: evidence });
+        }
+        let details = match (ours, theirs) {
             (Some(ours), Ok(theirs)) => first_difference(&ours, &theirs)
                 .unwrap_or_else(|| "the states that were kept are equal".into()),
             (None, _) => "the primary has kept no state of that instant".into(),
             (_, Err(e)) => format!("the backup's state cannot be read: {}", e.0),
         };
         log::error!("the backup differs at icount {icount}: {what}: {details}");
-        let snapshot = machine.save();
-        let (side, log) = ("primary", &[]);
-        let bundle = Bundle { side, icount, what, details: &details, snapshot: &snapshot, log };
-        bundle.write(&self.config.bundles);
+        let (side, recent) = ("primary", self.recent.as_deref());
+        let bundle = Bundle { side, icount, what, details: &details, recent, states: &states };
+        bundle.write(machine, &self.config.bundles);
     }
 
     /// Waits as long as the pair does not let the machine run.
@@ -212,6 +219,10 @@ impl<G: Guest> Live<'_, G> {
     pub(super) fn farewell(&mut self, exit: Exit) -> Exit {
         let by_itself =
             matches!(exit, Exit::PowerOff | Exit::DebugExit(_) | Exit::Reset | Exit::Icount);
+        if !by_itself && self.joining.is_some() {
+            // Nobody can take this machine over: who waits for it is told.
+            self.tell_pair(Event::Ended);
+        }
         if !by_itself || self.pair.is_none() {
             // On a shared disk the other side must wait for what is on its way there.
             if let Some(pair) = self.pair.as_mut().filter(|_| !self.config.shared) {

@@ -79,6 +79,15 @@ pub fn encode(header: &Header, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The payload of the part from `at` on of `bytes`, of which the first `machine` are a machine's
+/// state; `None`: that is their end.
+#[must_use]
+pub fn state_part(bytes: &[u8], at: usize, machine: u32) -> Option<(Vec<u8>, usize)> {
+    let part = &bytes[at..bytes.len().min(at + STATE)];
+    let header = Header::State { machine, total: bytes.len() as u32 };
+    (!part.is_empty()).then(|| (encode(&header, part), part.len()))
+}
+
 /// Takes a payload apart.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 use super::payload::{self, Header, PAGE, PAGES, Run};
 use emulator::machine::Machine;
 use emulator::snapshot::is_zero;
+use std::collections::BTreeMap;
 
 /// Pages that a slice looks at; and hashes for the machine's first digest, if none was taken yet.
 const LOOK: u32 = 1024;
@@ -68,7 +69,7 @@ impl Walk {
         let mut pages = Pages::default();
         for _ in 0..LOOK {
             let Some(page) = self.pending.pop() else { break };
-            pages.add(machine, page);
+            pages.add(page, content(machine, page));
             if pages.is_full() {
                 break;
             }
@@ -80,11 +81,32 @@ impl Walk {
         let mut pages = Pages::default();
         let end = machine.pages().min(self.next.saturating_add(LOOK));
         while self.next < end && !pages.is_full() {
-            pages.add(machine, self.next);
+            pages.add(self.next, content(machine, self.next));
             self.next += 1;
         }
         pages.finish()
     }
+}
+
+/// What a page holds; `None`: zeros.
+fn content(machine: &Machine, page: u32) -> Option<&[u8; PAGE]> {
+    machine.is_touched(page).then(|| machine.page(page))
+}
+
+/// Payloads of all of a machine's pages, where those of `old` count instead of its own.
+pub fn all_pages(
+    machine: &Machine,
+    old: &BTreeMap<u32, &[u8; PAGE]>,
+    put: &mut dyn FnMut(Vec<u8>),
+) {
+    let mut pages = Pages::default();
+    for page in 0..machine.pages() {
+        pages.add(page, old.get(&page).copied().or_else(|| content(machine, page)));
+        if pages.is_full() || pages.runs.len() >= PAGES {
+            put(std::mem::take(&mut pages).finish().bytes);
+        }
+    }
+    put(pages.finish().bytes);
 }
 
 /// Pages of a payload.
@@ -99,14 +121,15 @@ impl Pages {
         self.data.len() >= PAGES * PAGE
     }
 
-    fn add(&mut self, machine: &Machine, page: u32) {
-        let zero = !machine.is_touched(page) || is_zero(machine.page(page));
+    fn add(&mut self, page: u32, content: Option<&[u8; PAGE]>) {
+        let content = content.filter(|bytes| !is_zero(*bytes));
+        let zero = content.is_none();
         match self.runs.last_mut() {
             Some((first, count, same)) if *same == zero && *first + *count == page => *count += 1,
             _ => self.runs.push((page, 1, zero)),
         }
-        if !zero {
-            self.data.extend_from_slice(machine.page(page));
+        if let Some(bytes) = content {
+            self.data.extend_from_slice(bytes);
         }
     }
 

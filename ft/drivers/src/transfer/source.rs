@@ -11,7 +11,7 @@
 //! of the `extra` bytes, and the new backup's driver issues them again.
 
 use super::disks::DiskSource;
-use super::payload::{self, Header, PAGE, STATE};
+use super::payload::{self, Header, PAGE};
 use super::ram::Walk;
 use super::{DiskSize, TransferError};
 use backends::disk::sync::{SyncRequest, Synced};
@@ -139,13 +139,9 @@ impl Source {
 
     fn state_piece(&mut self) -> Option<(Vec<u8>, u64)> {
         let Phase::State { bytes, at, machine } = &mut self.phase else { return None };
-        let part = &bytes[*at..bytes.len().min(*at + STATE)];
-        if part.is_empty() {
-            return None;
-        }
-        *at += part.len();
-        let header = Header::State { machine: *machine, total: bytes.len() as u32 };
-        Some((payload::encode(&header, part), part.len() as u64))
+        let (payload, len) = payload::state_part(bytes, *at, *machine)?;
+        *at += len;
+        Some((payload, len as u64))
     }
 
     /// The next request to a disk's worker.

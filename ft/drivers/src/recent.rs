@@ -1,0 +1,341 @@
+//! The last good state of a machine in a pair and what has happened to it since: what a divergence
+//! can be looked into with.
+//!
+//! Contract: two checkpoints at most are kept, so that one is older than whatever the other side is
+//! behind. A checkpoint costs the machine's state without RAM, and then a copy of each page when it
+//! is first written; pages and inputs that are kept are bounded, and when there is no room the
+//! checkpoint is given up. [`Recent::write`] makes a log of it that begins with the state.
+
+use crate::check;
+use crate::copy::{DiskLog, Extent};
+use crate::handover::Handover;
+use crate::record::entry;
+use crate::session::Session;
+use crate::transfer::{payload, ram};
+use devices::io::{DiskOperation, Input};
+use devices::ram::{OldPages, PAGE};
+use emulator::machine::Machine;
+use ft::log::{Body, Instant, LogWriter};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+/// Digests from one checkpoint to the next.
+const DIGESTS: u32 = 16;
+/// Pages that are kept at most, and so many that the next checkpoint is early.
+const PAGES_MAX: usize = 16_384;
+const PAGES_MANY: usize = PAGES_MAX / 4;
+/// The same of bytes of inputs.
+const BYTES_MAX: usize = 96 << 20;
+const BYTES_MANY: usize = 16 << 20;
+
+/// What happened to the machine.
+enum Happened {
+    Asked(u8, u64, Extent),
+    Input(Instant, Input),
+    Entry(Instant, Body),
+}
+
+struct Checkpoint {
+    at: Instant,
+    /// Hash of the whole state.
+    whole: u128,
+    /// The state but for RAM.
+    state: Vec<u8>,
+    /// Requests that wait for the answers of disks.
+    requests: Vec<(u8, u64, DiskOperation)>,
+    /// Pages as they were, of those written before the next checkpoint. Those of the last
+    /// checkpoint are still with the machine.
+    old: OldPages,
+    happened: Vec<Happened>,
+    bytes: usize,
+}
+
+/// See the module.
+pub struct Recent {
+    wall_clock: u64,
+    checkpoints: VecDeque<Checkpoint>,
+    /// Requests that wait for the answers of disks.
+    pending: BTreeMap<(u8, u64), DiskOperation>,
+    /// Until the next checkpoint.
+    digests: u32,
+}
+
+/// A state to be compared with what a replay comes to.
+pub struct Compared<'a> {
+    /// Whose it is, in a word.
+    pub whose: &'a str,
+    /// Of [`emulator::fingerprint`].
+    pub fingerprint: &'a [u8],
+}
+
+impl Recent {
+    /// Begins where `machine` stands, which it does at `at`; `requests` wait for the answers of
+    /// disks.
+    pub fn begin(
+        machine: &mut Machine,
+        at: Instant,
+        wall_clock: u64,
+        requests: impl IntoIterator<Item = ((u8, u64), DiskOperation)>,
+    ) -> Self {
+        let (checkpoints, pending) = (VecDeque::new(), requests.into_iter().collect());
+        let mut recent = Self { wall_clock, checkpoints, pending, digests: 0 };
+        recent.checkpoint(machine, at);
+        recent
+    }
+
+    /// Nothing is kept from here on.
+    pub fn end(machine: &mut Machine) {
+        machine.keep_old_pages(0);
+    }
+
+    fn checkpoint(&mut self, machine: &mut Machine, at: Instant) {
+        let old = machine.keep_old_pages(PAGES_MAX);
+        match self.checkpoints.back_mut() {
+            Some(last) if old.is_complete() => last.old = old,
+            // No state before this one can be made again.
+            _ => self.checkpoints.clear(),
+        }
+        if self.checkpoints.len() == 2 {
+            self.checkpoints.pop_front();
+        }
+        self.digests = DIGESTS;
+        let requests = self.pending.iter().map(|((d, n), op)| (*d, *n, op.clone())).collect();
+        self.checkpoints.push_back(Checkpoint {
+            at,
+            whole: check::whole(&machine.digest()),
+            state: machine.save_state(),
+            requests,
+            old: OldPages::default(),
+            happened: Vec::new(),
+            bytes: 0,
+        });
+    }
+
+    fn add(&mut self, happened: Happened, bytes: usize) {
+        if let Some(last) = self.checkpoints.back_mut() {
+            last.happened.push(happened);
+            last.bytes += bytes + 64;
+            if last.bytes > BYTES_MAX {
+                self.checkpoints.clear();
+            }
+        }
+    }
+
+    /// The guest has asked a disk for something.
+    pub fn asked(&mut self, disk: u8, request: u64, operation: &DiskOperation) {
+        self.pending.insert((disk, request), operation.clone());
+        self.add(Happened::Asked(disk, request, Extent::of(operation)), 0);
+    }
+
+    /// The machine takes `input` at `at`.
+    pub fn input(&mut self, at: Instant, input: &Input) {
+        if let Input::DiskDone { disk, request, .. } = input {
+            self.pending.remove(&(*disk, *request));
+        }
+        self.add(Happened::Input(at, input.clone()), size(input));
+    }
+
+    /// The machine has come to an entry of the log that is no input.
+    pub fn entry(&mut self, at: Instant, body: &Body) {
+        self.add(Happened::Entry(at, body.clone()), 0);
+    }
+
+    /// `machine` has passed a digest, at `at`: the moment for a checkpoint.
+    pub fn passed(&mut self, machine: &mut Machine, at: Instant) {
+        self.digests = self.digests.saturating_sub(1);
+        let many = machine.old_pages().count() > PAGES_MANY
+            || self.checkpoints.back().is_none_or(|last| last.bytes > BYTES_MANY);
+        if self.digests == 0 || many {
+            self.checkpoint(machine, at);
+        }
+    }
+
+    /// The checkpoint from which the way to `icount` begins.
+    fn before(&self, icount: u64) -> Option<usize> {
+        self.checkpoints.iter().rposition(|checkpoint| checkpoint.at.icount < icount)
+    }
+
+    /// What happened after checkpoint `first` and up to a difference at `icount`.
+    fn way(&self, first: usize, icount: u64) -> impl Iterator<Item = &Happened> {
+        let mut over = false;
+        let all = self.checkpoints.iter().skip(first).flat_map(|one| &one.happened);
+        all.take_while(move |happened| {
+            let beyond = match happened {
+                Happened::Asked(..) => false,
+                Happened::Input(at, _) | Happened::Entry(at, _) => at.icount > icount,
+            };
+            let goes_on = !over && !beyond;
+            // The digest that differs is the last.
+            over = matches!(happened, Happened::Entry(at, Body::Digest(_)) if at.icount == icount);
+            goes_on
+        })
+    }
+
+    /// Writes a log for a difference that was noticed at `icount`: the last checkpoint before it,
+    /// what happened up to it, and there the states to compare. Where it begins; `None`: there is
+    /// no such checkpoint.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(
+        &self,
+        machine: &Machine,
+        icount: u64,
+        (build, session): (&str, &Session),
+        compared: &[Compared],
+        out: &mut dyn Write,
+    ) -> io::Result<Option<u64>> {
+        let Some(first) = self.before(icount).filter(|_| machine.old_pages().is_complete()) else {
+            return Ok(None);
+        };
+        let from = &self.checkpoints[first];
+        let mut log = Log { writer: LogWriter::new(), out };
+        let start = Body::Start { build: build.into(), config: session.encode() };
+        log.push(Instant::default(), &start)?;
+        self.snapshot(machine, first, &mut log)?;
+        log.push(from.at, &Body::Digest(from.whole.to_le_bytes().to_vec()))?;
+        let mut disks: Vec<DiskLog> = session.disks.iter().map(|_| DiskLog::new(false)).collect();
+        for (disk, request, operation) in &from.requests {
+            disks[usize::from(*disk)].ask(*request, operation);
+        }
+        let states = compared.iter().map(|Compared { whose, fingerprint }| {
+            Body::State([&[whose.len() as u8], whose.as_bytes(), fingerprint].concat())
+        });
+        let mut states = Some(states.collect::<Vec<_>>());
+        for happened in self.way(first, icount) {
+            match happened {
+                Happened::Asked(disk, request, extent) => {
+                    disks[usize::from(*disk)].ask_extent(*request, *extent);
+                }
+                Happened::Input(at, input) => {
+                    log.push(*at, &Body::Input(entry(&mut disks, input)))?;
+                }
+                Happened::Entry(at, body) => {
+                    if let (Body::Digest(_), true) = (body, at.icount == icount) {
+                        let states = states.take().unwrap_or_default();
+                        states.iter().try_for_each(|state| log.push(*at, state))?;
+                    }
+                    log.push(*at, body)?;
+                }
+            }
+        }
+        let at = Instant { icount, halted_ns: None };
+        states.unwrap_or_default().iter().try_for_each(|state| log.push(at, state))?;
+        log.end()?;
+        Ok(Some(from.at.icount))
+    }
+
+    /// Writes the machine as it was at checkpoint `first`.
+    fn snapshot(&self, machine: &Machine, first: usize, log: &mut Log) -> io::Result<()> {
+        let mut old: BTreeMap<u32, &[u8; PAGE]> = machine.old_pages().iter().collect();
+        for later in self.checkpoints.iter().skip(first).rev() {
+            old.extend(later.old.iter());
+        }
+        let mut done = Ok(());
+        ram::all_pages(machine, &old, &mut |piece| {
+            if done.is_ok() {
+                done = log.push(Instant::default(), &Body::Snapshot(piece));
+            }
+        });
+        done?;
+        let from = &self.checkpoints[first];
+        let (wall_clock, requests) = (self.wall_clock, from.requests.clone());
+        let handover = Handover { wall_clock, rate: 0, requests };
+        let bytes = [&from.state[..], &handover.encode()].concat();
+        let mut at = 0;
+        while let Some((piece, len)) = payload::state_part(&bytes, at, from.state.len() as u32) {
+            at += len;
+            log.push(Instant::default(), &Body::Snapshot(piece))?;
+        }
+        Ok(())
+    }
+
+    /// The way to a difference at `icount`, in words.
+    #[must_use]
+    pub fn words(&self, icount: u64) -> String {
+        let mut text = String::new();
+        let first = self.before(icount).unwrap_or(0);
+        for happened in self.way(first, icount) {
+            let _ = match happened {
+                Happened::Asked(disk, request, extent) => {
+                    writeln!(text, "disk {disk}: request {request}: {extent:?}")
+                }
+                Happened::Input(at, input) => writeln!(text, "{}: {}", place(at), kind(input)),
+                Happened::Entry(at, body) => writeln!(text, "{}: {}", place(at), entry_kind(body)),
+            };
+        }
+        text
+    }
+}
+
+struct Log<'a> {
+    writer: LogWriter,
+    out: &'a mut dyn Write,
+}
+
+impl Log<'_> {
+    fn push(&mut self, at: Instant, body: &Body) -> io::Result<()> {
+        self.writer.push(at, body);
+        self.out.write_all(&self.writer.take())
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.writer.flush();
+        self.out.write_all(&self.writer.take())?;
+        self.out.flush()
+    }
+}
+
+/// Whose state an entry of a log has, and its fingerprint; `None`: it is none.
+#[must_use]
+pub fn state(body: &[u8]) -> Option<(&str, &[u8])> {
+    let (&len, rest) = body.split_first()?;
+    let (whose, fingerprint) = rest.split_at_checked(usize::from(len))?;
+    Some((std::str::from_utf8(whose).ok()?, fingerprint))
+}
+
+/// Bytes of an input.
+fn size(input: &Input) -> usize {
+    use devices::io::DiskResult;
+    match input {
+        Input::NetRx { frame, .. } => frame.len(),
+        Input::ConsoleRx { bytes, .. } => bytes.len(),
+        Input::DiskDone { result: DiskResult::Data(data), .. } => data.len(),
+        _ => 0,
+    }
+}
+
+fn place(at: &Instant) -> String {
+    match at.halted_ns {
+        None => format!("icount {}", at.icount),
+        Some(ns) => format!("icount {}, halted, {ns} ns", at.icount),
+    }
+}
+
+fn kind(input: &Input) -> String {
+    use devices::io::DiskResult;
+    match input {
+        Input::NetRx { nic, frame } => format!("frame of {} bytes for card {nic}", frame.len()),
+        Input::ConsoleRx { port, bytes } => format!("{} bytes for port {port}", bytes.len()),
+        Input::DiskDone { disk, request, result } => {
+            let result = match result {
+                DiskResult::Data(data) => format!("{} bytes", data.len()),
+                other => format!("{other:?}"),
+            };
+            format!("disk {disk}: answer to request {request}: {result}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn entry_kind(body: &Body) -> String {
+    match body {
+        Body::Progress => "progress".into(),
+        Body::Digest(check) => format!("digest {check:02x?}"),
+        Body::End(_) => "end".into(),
+        Body::Input(_) | Body::Start { .. } | Body::Snapshot(_) | Body::State(_) => {
+            "an entry that is not kept".into()
+        }
+    }
+}
