@@ -168,6 +168,14 @@ pub struct BootFlags {
     /// Write what the run cost to a JSON file
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+    /// Write where the guest's instructions and the JIT's time went to a JSON file: the hottest
+    /// blocks and functions, exits by cause, translation
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// Names for --profile: the guest kernel's System.map or an ELF file with symbols (boot a Linux
+    /// with nokaslr)
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub symbols: Option<PathBuf>,
     /// Write what the guest sends to the debug console, port E9h, to a file or 'stderr'
     #[arg(long, value_name = "FILE")]
     pub debugcon: Option<PathBuf>,

@@ -5,6 +5,7 @@ mod commands;
 mod demo;
 mod engine;
 mod failure;
+mod symbols;
 mod targets;
 
 use clap::Parser;

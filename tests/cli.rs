@@ -104,6 +104,7 @@ fn places_that_cannot_be_written_or_reached() {
 #[test]
 fn wrong_usage_has_status_two() {
     for args in [
+        &["boot", "--engine", "both", "--role", "primary"],
         &[][..],
         &["dance"],
         &["boot", "--no-such-flag"],

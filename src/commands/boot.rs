@@ -1,5 +1,6 @@
 //! `ftemu boot`: a machine in the host's time.
 
+use super::profile::Profile;
 use super::{counter, files, protect, stats};
 use crate::cli::{BootFlags, Engine, LogDiskData, Role};
 use crate::engine;
@@ -75,7 +76,8 @@ pub fn run(flags: &BootFlags) -> Result<u8, Failure> {
     let mut machine = machine(&config)?;
     let recorder = recorder(flags, &mut machine, &config, named, sources)?;
     let mut guest = engine.guest(machine)?;
-    let status = host.live(&mut guest, config, recorder);
+    let profile = Profile::begin(flags, engine, &mut *guest)?;
+    let status = host.live(&mut guest, config, recorder, profile.as_ref());
     engine::verdict(&*guest)?;
     status
 }
@@ -92,6 +94,9 @@ fn check(flags: &BootFlags) -> Result<(), Failure> {
             return usage("--engine both is for a machine that is no side of a pair");
         }
         _ => protect::check(flags)?,
+    }
+    if flags.profile.is_some() && flags.pair.role == Role::Backup {
+        return usage("--profile is for the side that switches the machine on");
     }
     if flags.serial.len() > PORTS_MAX {
         return usage("a machine has at most four serial ports");
@@ -313,7 +318,14 @@ impl Host<'_> {
         guest: &mut Box<dyn Guest>,
         config: Config,
         mut recorder: Recorder,
+        profile: Option<&Profile>,
     ) -> Result<u8, Failure> {
+        let written = |guest: &mut Box<dyn Guest>, outcome: &std::io::Result<Outcome>| match (
+            profile, outcome,
+        ) {
+            (Some(profile), Ok(outcome)) => profile.write(&mut **guest, outcome),
+            _ => Ok(()),
+        };
         let protection = match self.flags.pair.role {
             Role::Solo => None,
             _ => {
@@ -329,6 +341,7 @@ impl Host<'_> {
         let Some(mut protection) = protection else {
             let outcome = live::run(guest, &live, self.mail, self.ends, &mut recorder);
             drop((raw, control));
+            written(guest, &outcome)?;
             return report(self.flags, outcome);
         };
         if let Err(exit) = protection.pair.wait_for_leave(&self.mail) {
@@ -344,6 +357,7 @@ impl Host<'_> {
         let outcome = live::run_protected(guest, &live, mail, ends, &mut recorder, pair, None);
         drop((raw, control, line));
         protection.end(&outcome);
+        written(guest, &outcome)?;
         report(self.flags, outcome)
     }
 

@@ -8,6 +8,7 @@ pub mod files;
 pub mod keygen;
 pub mod lan;
 pub mod pages;
+mod profile;
 mod protect;
 pub mod replay;
 pub mod stats;

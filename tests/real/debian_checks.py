@@ -7,7 +7,7 @@ import re
 import time
 
 from console import Failure
-from linux_checks import compare_replay
+from linux_checks import BOTH, compare_replay
 from netns import Namespace
 
 PYTHON_TESTS = ("test_math", "test_struct", "test_hashlib", "test_json", "test_zlib")
@@ -114,6 +114,20 @@ def serial_session(context):
         machine.send("poweroff\n")
         machine.powered_off(600)
     return "; ".join(notes)
+
+
+def engines_agree(context):
+    """debian.img on both engines in lockstep: a login, C, python's test_math, redis-benchmark."""
+    with log_in(context, options=BOTH) as machine:
+        login = time.monotonic() - machine.started
+        compile_and_run(context, machine.must)
+        output = machine.must("python3 -m test test_math", 3600)
+        if "Result: SUCCESS" not in output and "Tests result: SUCCESS" not in output:
+            raise Failure(f"python's tests: {output[-1500:]}")
+        machine.must("redis-benchmark -q -n 2000 -t ping,set,get,lpush", 1800)
+        machine.send("poweroff\n")
+        machine.powered_off(900)
+    return f"login after {login:.0f} s, {time.monotonic() - machine.started:.0f} s in all"
 
 
 def ssh_command(context, namespace, command):

@@ -27,9 +27,9 @@ def boot(context, kernel, append=APPEND, options=()):
     return context.start(context.emulator.kernel(image, initrd, append, options=options))
 
 
-def shell_and_poweroff(context, kernel):
+def shell_and_poweroff(context, kernel, options=()):
     """To a shell on ttyS0; a pipeline and arithmetic; poweroff with exit status 0."""
-    with boot(context, kernel) as machine:
+    with boot(context, kernel, options=options) as machine:
         ready = machine.expect(r"GUEST-READY ([\d.]+)", 300)
         machine.expect("# ", 60)
         machine.shell()
@@ -57,6 +57,24 @@ def generic_kernel(context):
 def i386_kernel(context):
     """Debian's 686-pae kernel with an i386 busybox."""
     return shell_and_poweroff(context, "i386")
+
+
+BOTH = ("--engine", "both")
+
+
+def engines_agree(context):
+    """The cloud kernel on both engines in lockstep; a log of the JIT replays on the interpreter."""
+    note = shell_and_poweroff(context, "cloud", BOTH)
+    log, stats = _record(context, "md5sum /bin/busybox", ("--engine", "jit"))
+    return f"{note}; {compare_replay(context, log, stats, ('--engine', 'interpreter'))}"
+
+
+def all_engines_agree(context):
+    """The generic and the i386 kernel likewise; a log of the interpreter replays on both engines."""
+    notes = [shell_and_poweroff(context, kernel, BOTH) for kernel in ("generic", "i386")]
+    log, stats = _record(context, "md5sum /bin/busybox", ("--engine", "interpreter"))
+    notes += [compare_replay(context, log, stats, ("--engine", name)) for name in ("jit", "both")]
+    return "; ".join(notes)
 
 
 # What udhcpc runs for a lease.
@@ -242,10 +260,10 @@ def idle_log(context):
     return f"{grown} bytes in an idle minute and the power-off"
 
 
-def _record(context, command):
+def _record(context, command, options=()):
     """Records a boot of the cloud kernel that runs command; returns the paths of log and stats."""
     log, stats = os.path.join(context.work, "boot.log"), os.path.join(context.work, "boot.json")
-    options = ("--record", log, "--stats", stats)
+    options = ("--record", log, "--stats", stats, *options)
     with boot(context, "cloud", f'{APPEND} run="{command}"', options) as machine:
         machine.expect("GUEST-EXIT 0", 900)
         machine.powered_off()

@@ -36,6 +36,9 @@ CHECKS = {
     "time": (linux_checks.guest_time, "linux", False, True),
     "replay": (linux_checks.recorded_boot, "linux", True, True),
     "slices": (linux_checks.random_slices, "linux", True, False),
+    "engines": (linux_checks.engines_agree, "linux", True, True),
+    "engines-linux": (linux_checks.all_engines_agree, "linux", True, False),
+    "engines-debian": (debian_checks.engines_agree, "debian", True, False),
     "idle-log": (linux_checks.idle_log, "linux", True, True),
     "serial": (debian_checks.serial_session, "debian", False, True),
     "ssh": (debian_checks.ssh_session, "debian", False, True),
@@ -93,7 +96,7 @@ def main():
     if given.list or not given.emulator:
         for name, (check, _, _, usual) in CHECKS.items():
             print(
-                f"{name:10} {check.__doc__.splitlines()[0]}{'' if usual else ' (only when named)'}"
+                f"{name:14} {check.__doc__.splitlines()[0]}{'' if usual else ' (only when named)'}"
             )
         return 0
     unknown = [name for name in given.check if name not in CHECKS]
@@ -112,7 +115,7 @@ def main():
     for name in given.check or [name for name, entry in CHECKS.items() if entry[3]]:
         check, guest, records, _ = CHECKS[name]
         if records and not emulator.replays:
-            print(f"{name:10} left out: {emulator.name} keeps no such log", flush=True)
+            print(f"{name:14} left out: {emulator.name} keeps no such log", flush=True)
             continue
         build(guest, guests)
         context.check = name
@@ -122,7 +125,7 @@ def main():
         except (Failure, OSError, subprocess.SubprocessError) as failure:
             note, verdict = str(failure), "FAILED"
             failed.append(name)
-        print(f"{name:10} {verdict} ({time.monotonic() - begin:.0f} s): {note}", flush=True)
+        print(f"{name:14} {verdict} ({time.monotonic() - begin:.0f} s): {note}", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}; the consoles are in {work}")
     elif not given.work:
