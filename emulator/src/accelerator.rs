@@ -54,6 +54,8 @@ pub struct Statistics {
     pub guest_bytes: u64,
     /// Bytes of host code made from it.
     pub host_bytes: u64,
+    /// Host time in ns that it took.
+    pub translating_ns: u64,
     /// Blocks forgotten because their page was overwritten.
     pub dropped: u64,
     /// Times that the whole cache was emptied.
@@ -73,6 +75,8 @@ pub struct BlockCount {
     pub rip: u64,
     /// Offset of its first byte in RAM.
     pub place: usize,
+    /// Bits of its mode: 16, 32 or 64.
+    pub bits: u8,
     /// Guest instructions in it.
     pub instructions: u32,
     /// How often it was entered.

@@ -276,6 +276,7 @@ impl Cache {
             .map(|(b, executed)| BlockCount {
                 rip: b.rip,
                 place: b.place,
+                bits: 64,
                 instructions: b.count,
                 executed: **executed,
             })

@@ -47,6 +47,8 @@ pub struct Jit {
     counting: bool,
     statistics: Statistics,
     exits: [u64; 5],
+    /// How often code is interpreted before it is translated.
+    warm: u8,
 }
 
 /// Names of the causes in `exits`.
@@ -83,7 +85,15 @@ impl Jit {
             counting: false,
             statistics: Statistics::default(),
             exits: [0; 5],
+            warm: WARM,
         })
+    }
+
+    /// Translates what is executed for the first time, for tests.
+    #[must_use]
+    pub fn eager(mut self) -> Self {
+        self.warm = 0;
+        self
     }
 
     /// The number of a world.
@@ -132,7 +142,7 @@ impl Jit {
                 Some(id) => id,
                 None => {
                     let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
-                    if *heat < WARM {
+                    if *heat < self.warm {
                         *heat += 1;
                         return Ok(None);
                     }

@@ -35,7 +35,7 @@ fn options() -> Result<Options, String> {
 }
 
 fn make(capacity: usize) -> Option<Box<dyn Accelerator>> {
-    Some(Box::new(Jit::with_capacity(capacity)?))
+    Some(Box::new(Jit::with_capacity(capacity)?.eager()))
 }
 
 fn main() -> ExitCode {
@@ -53,11 +53,7 @@ fn main() -> ExitCode {
     let (mut all, mut seed) = (Counts::default(), options.seed);
     while all.instructions < options.instructions {
         match session::run(seed, options.programs, &make) {
-            Ok(counts) => {
-                all.instructions += counts.instructions;
-                all.restarts += counts.restarts;
-                all.programs += counts.programs;
-            }
+            Ok(counts) => all.add(counts),
             Err(text) => {
                 println!("{text}\nafter {} instructions without a difference", all.instructions);
                 return ExitCode::from(1);
@@ -66,10 +62,13 @@ fn main() -> ExitCode {
         seed += 1;
     }
     println!(
-        "{} instructions in {} programs, {} restarts, sessions {:#x} to {:#x}: no difference",
+        "{} instructions in {} programs, {} restarts, {} blocks translated, entered {} times, \
+         sessions {:#x} to {:#x}: no difference",
         all.instructions,
         all.programs,
         all.restarts,
+        all.blocks,
+        all.entries,
         options.seed,
         seed - 1
     );

@@ -36,6 +36,21 @@ pub struct Counts {
     pub restarts: u64,
     /// Programs.
     pub programs: u64,
+    /// Blocks that the tested engine has translated, as far as it was there at the end.
+    pub blocks: u64,
+    /// Times that it has entered translated code.
+    pub entries: u64,
+}
+
+impl Counts {
+    /// Adds those of another session.
+    pub fn add(&mut self, other: Self) {
+        self.instructions += other.instructions;
+        self.restarts += other.restarts;
+        self.programs += other.programs;
+        self.blocks += other.blocks;
+        self.entries += other.entries;
+    }
 }
 
 /// Instructions of a program.
@@ -85,6 +100,10 @@ pub fn run(seed: u64, programs: u64, make: Make) -> Result<Counts, String> {
         counts.instructions += session.twins.reference.icount().0 - from;
         counts.restarts += guest::restarts(&session.twins.reference);
         counts.programs += 1;
+    }
+    if let Some(engine) = session.twins.tested.accelerator() {
+        let statistics = engine.statistics();
+        (counts.blocks, counts.entries) = (statistics.blocks, statistics.entries);
     }
     Ok(counts)
 }
