@@ -165,6 +165,7 @@ impl Jit {
         if !self.cache.has_room(LARGEST) {
             self.flush();
         }
+        let begun = std::time::Instant::now();
         let end = (place & !(PAGE - 1)) + PAGE;
         let counter = self.counting.then(|| {
             self.cache.counters.push(Box::new(0));
@@ -191,7 +192,9 @@ impl Jit {
         s.instructions += translation.count as u64;
         s.guest_bytes += translation.len as u64;
         s.host_bytes += translation.code.len() as u64;
-        Some(self.cache.add(place, rip, translation))
+        let id = self.cache.add(place, rip, translation);
+        self.statistics.translating_ns += begun.elapsed().as_nanos() as u64;
+        Some(id)
     }
 
     /// Sees to an exit; `None`: go on.

@@ -36,9 +36,9 @@ pub struct Counts {
     pub restarts: u64,
     /// Programs.
     pub programs: u64,
-    /// Blocks that the tested engine has translated, as far as it was there at the end.
+    /// Blocks that tested engines have translated.
     pub blocks: u64,
-    /// Times that it has entered translated code.
+    /// Times that they have entered translated code.
     pub entries: u64,
 }
 
@@ -78,6 +78,8 @@ struct Session<'a> {
     capacity: usize,
     twins: Twins,
     comparisons: u64,
+    /// Blocks and entries of engines that are gone.
+    translated: (u64, u64),
 }
 
 /// Runs `programs` programs under `seed`.
@@ -88,7 +90,8 @@ pub fn run(seed: u64, programs: u64, make: Make) -> Result<Counts, String> {
     let mut rng = Rng::new(!seed);
     let capacity = rng.pick(&CAPACITIES);
     let twins = Twins { reference: guest::machine(), tested: guest::machine() };
-    let mut session = Session { seed, make, rng, capacity, twins, comparisons: 0 };
+    let mut session =
+        Session { seed, make, rng, capacity, twins, comparisons: 0, translated: (0, 0) };
     session.attach();
     let mut counts = Counts::default();
     for number in 0..programs {
@@ -101,16 +104,23 @@ pub fn run(seed: u64, programs: u64, make: Make) -> Result<Counts, String> {
         counts.restarts += guest::restarts(&session.twins.reference);
         counts.programs += 1;
     }
-    if let Some(engine) = session.twins.tested.accelerator() {
-        let statistics = engine.statistics();
-        (counts.blocks, counts.entries) = (statistics.blocks, statistics.entries);
-    }
+    session.engine(None);
+    (counts.blocks, counts.entries) = session.translated;
     Ok(counts)
 }
 
 impl Session<'_> {
     fn attach(&mut self) {
-        drop(self.twins.tested.set_accelerator((self.make)(self.capacity)));
+        self.engine((self.make)(self.capacity));
+    }
+
+    /// Changes the engine of the tested machine.
+    fn engine(&mut self, new: Option<Box<dyn Accelerator>>) {
+        if let Some(old) = self.twins.tested.set_accelerator(new) {
+            let statistics = old.statistics();
+            self.translated.0 += statistics.blocks;
+            self.translated.1 += statistics.entries;
+        }
     }
 
     /// Runs a program; an error has the last count at which all was the same, and one at which it
@@ -143,7 +153,7 @@ impl Session<'_> {
             match self.rng.below(400) {
                 0..4 => self.twins.tested.drop_caches(),
                 4 => self.attach(),
-                5 | 6 => drop(self.twins.tested.set_accelerator(None)),
+                5 | 6 => self.engine(None),
                 7..30 if self.twins.tested.accelerator().is_none() => self.attach(),
                 _ => {}
             }
