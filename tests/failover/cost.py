@@ -7,7 +7,9 @@
 Two guests (debian.img, or a small Linux without compiler and redis) run all the time, each in network namespaces of its own: one alone (`ftemu
 boot`), one as a pair (primary and backup). Work is given to them in turn, so that what else the
 computer does hurts both alike; a ratio is the median of (time alone / time as a pair) of the
-rounds. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
+rounds, and beside it the same ratio of the processor time of the process alone to that of the
+primary and of the backup, which does not change when clients, switch and both sides share two
+processors. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
 the backup, round trip of the acknowledgement. `idle`, `latency` and `join` measure the log of an
 idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
 has 100 MB at scale 1. Needs what run.py --world tap needs.
@@ -95,13 +97,20 @@ class Served:
         if work.name not in self.ready:
             self.ready.add(work.name)
             work.prepare()
+        sides = [self.pair.side(self.pair.live)]
         if self.kind != "pair":
-            return {"s": work.run()}
-        with Sampler(self.pair.side(self.pair.live)) as sampler:
+            before = sides[0].cpu_seconds()
+            return {"s": work.run(), "cpu_s": sides[0].cpu_seconds() - before}
+        sides.append(self.pair.side(self.pair.other(self.pair.live)))
+        before = [side.cpu_seconds() for side in sides]
+        with Sampler(sides[0]) as sampler:
             seconds = work.run()
+        used = [side.cpu_seconds() - then for side, then in zip(sides, before)]
         instructions, log = sampler.grown("icount"), sampler.grown("log_bytes")
         result = {
             "s": seconds,
+            "cpu_s": used[0],
+            "backup_cpu_s": used[1],
             "log_bytes": log,
             "bytes_per_1000": 1000 * log / max(1, instructions),
             "lag_ms_p99": sampler.p("lag_ns", 99) / 1e6,
@@ -245,10 +254,12 @@ def summary(name, rounds):
         "alone_s": round(median(a["s"] for a in alone), 2),
         "pair_s": round(median(b["s"] for b in pair), 2),
         "ratios": [round(a["s"] / b["s"], 3) for a, b in rounds],
+        "cpu_ratio": round(median(a["cpu_s"] / b["cpu_s"] for a, b in rounds), 3),
+        "backup_cpu_ratio": round(median(a["cpu_s"] / b["backup_cpu_s"] for a, b in rounds), 3),
     }
     for key in pair[0]:
         values = [one[key] for one in pair if one[key] is not None]
-        if key != "s" and values:
+        if key not in ("s", "cpu_s", "backup_cpu_s") and values:
             result[key] = float(f"{median(values):.3g}")
     return result
 

@@ -3,6 +3,7 @@
 //! Contract: [`Link::open`] reports what is wrong with an address at once; [`Link::next`] gives one
 //! peer after another and retries while the other side is away.
 
+use rustix::net::SendFlags;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -76,6 +77,21 @@ impl Stream {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
+    }
+}
+
+impl Stream {
+    /// Writes as many bytes as the host's kernel takes without waiting.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if it takes none; the connection has failed.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = match self {
+            Self::Tcp(stream) => rustix::net::send(stream, bytes, flags),
+            Self::Unix(stream) => rustix::net::send(stream, bytes, flags),
+        };
+        Ok(sent?)
     }
 }
 

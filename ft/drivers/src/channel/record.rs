@@ -65,9 +65,20 @@ pub(super) struct Sealer {
     out: Vec<u8>,
 }
 
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").field("nonce", &self.nonce).finish_non_exhaustive()
+    }
+}
+
 impl Sealer {
     pub(super) fn new(keys: Keys) -> Self {
         Self { keys, nonce: 0, plain: Vec::new(), out: Vec::new() }
+    }
+
+    /// Whether all that was added is written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.out.is_empty()
     }
 
     /// Adds `message`; writes what has become much.
@@ -106,9 +117,22 @@ impl Sealer {
         self.write(sink)
     }
 
+    /// Writes what is sealed; what `sink` does not take stays for the next time.
     fn write(&mut self, sink: &mut impl Write) -> io::Result<()> {
-        let result = sink.write_all(&self.out);
-        self.out.clear();
+        let mut written = 0;
+        let result = loop {
+            let rest = &self.out[written..];
+            if rest.is_empty() {
+                break Ok(());
+            }
+            match sink.write(rest) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(some) => written += some,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Err(e),
+            }
+        };
+        self.out.drain(..written);
         result
     }
 

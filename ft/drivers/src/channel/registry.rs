@@ -151,7 +151,7 @@ impl Registry {
                 return false;
             }
             if let Some((_, old)) = claim.conn.and_then(|conn| state.links.get(&conn)) {
-                old.end("the peer has called again");
+                old.replaced();
             }
         }
         state.claims.insert(instance, Claim { since: now, conn: None });

@@ -331,7 +331,10 @@ fn what_is_queued_arrives_before_a_close_and_before_the_end() {
         for n in 0..100 {
             assert_eq!(a.message(), vec![n; 10_000]);
         }
-        assert_eq!(a.down(), (at_a, "the peer closed the connection".into()));
+        // Perhaps the peer has called again by now.
+        let (conn, why) = a.down();
+        let reasons = ["the peer closed the connection", "the peer has called again"];
+        assert!(conn == at_a && reasons.contains(&why.as_str()), "{conn} {why}");
     }
 }
 
