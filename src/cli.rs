@@ -267,6 +267,10 @@ pub struct PairFlags {
     /// With --shared-disk: how the backup gets what the guest reads
     #[arg(long, value_name = "HOW", default_value = "log")]
     pub disk_reads: DiskReads,
+    /// Where the record and the lock of a disk are that is an NBD export [default:
+    /// $XDG_STATE_HOME/ftemu, or ~/.local/state/ftemu]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Listen on this Unix socket for 'ftemu ctl'
     #[arg(long, value_name = "SOCK")]
     pub control: Option<PathBuf>,

@@ -158,9 +158,10 @@ fn disk(flags: &BootFlags, path: &Path) -> Result<(Box<dyn Disk>, DiskSource), F
     let reads = flags.pair.shared_disk && flags.pair.role == Role::Backup;
     let access = if reads { Access::ReadOnly } else { Access::ReadWrite };
     if let Some(address) = files::nbd(path)? {
+        let state = flags.pair.state_dir.as_deref();
         let disk: Box<dyn Disk> = match flags.snapshot {
-            false => Box::new(files::export(&address, access)?),
-            true => Box::new(thrown_away(files::export(&address, Access::ReadOnly)?)?),
+            false => Box::new(files::export(&address, access, state)?),
+            true => Box::new(thrown_away(files::export(&address, Access::ReadOnly, state)?)?),
         };
         return Ok((disk, DiskSource::Log));
     }

@@ -8,7 +8,7 @@ use backends::disk::raw::{Access, RawDisk};
 use drivers::session::NamedFile;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads a whole file of at most `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
@@ -70,10 +70,46 @@ pub fn nbd(path: &Path) -> Result<Option<NbdAddress>, Failure> {
     }
 }
 
-/// Opens an NBD export.
-pub fn export(address: &NbdAddress, access: Access) -> Result<NbdDisk, Failure> {
-    NbdDisk::open(address, access, Patience::DEFAULT)
-        .map_err(|e| Failure::Input(format!("{address}: {e}")))
+/// Opens an NBD export. Who writes to it has its lock on this computer, in the directory `state`.
+pub fn export(
+    address: &NbdAddress,
+    access: Access,
+    state: Option<&Path>,
+) -> Result<NbdDisk, Failure> {
+    let failed = |e: std::io::Error| Failure::Input(format!("{address}: {e}"));
+    let mut disk = NbdDisk::open(address, access, Patience::DEFAULT).map_err(failed)?;
+    let mut path = export_state(address, state)?.into_os_string();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    disk.lock(lock.map_err(|e| Failure::file(&path, describe(&e)))?).map_err(failed)?;
+    Ok(disk)
+}
+
+/// What stands for an export on this computer, where an image would stand for itself: the path
+/// beside which its record and its lock are.
+pub fn export_state(address: &NbdAddress, state: Option<&Path>) -> Result<PathBuf, Failure> {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let dir = match state {
+        Some(dir) => dir.to_owned(),
+        None => var("XDG_STATE_HOME")
+            .or_else(|| var("HOME").map(|home| home.join(".local/state")))
+            .unwrap_or_else(|| "/var/lib".into())
+            .join("ftemu"),
+    };
+    std::fs::create_dir_all(&dir).map_err(|e| {
+        Failure::file(&dir, format!("the record of {address} cannot be kept there: {e}"))
+    })?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let name: String = address
+        .to_string()
+        .bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect();
+    if name.len() > 200 {
+        return Err(Failure::Input(format!("{address}: the name is too long to keep a record of")));
+    }
+    Ok(dir.join(name))
 }
 
 /// Names an image by its content.

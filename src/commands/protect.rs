@@ -8,9 +8,9 @@ use crate::failure::Failure;
 use crate::targets::{Pairing, RateFlag};
 use backends::disk::fence::Fence;
 use backends::wake::Waker;
-use drivers::arbiter::Arbiter;
 use drivers::arbiter::manual::Promotion;
 use drivers::arbiter::target::Target;
+use drivers::arbiter::{Arbiter, Claimed};
 use drivers::channel::{Channel, ChannelConfig, Code, Formats, Greeting, Key, Secret};
 use drivers::copy::Reads;
 use drivers::outcome::{Exit, Outcome};
@@ -35,9 +35,13 @@ pub struct Protection {
     records: Rc<RefCell<Records>>,
 }
 
-/// The record beside the first disk image, if there is one.
+/// The record beside the first disk image, if there is one, or in place of an export.
 struct Records {
     image: Option<PathBuf>,
+    /// The disk is that of both sides.
+    shared: bool,
+    /// And so is the record: it is the live side's.
+    common: bool,
     me: u128,
     peer: String,
     last: Option<Record>,
@@ -47,7 +51,8 @@ struct Records {
 
 impl Records {
     fn store(&mut self, record: Record) -> io::Result<()> {
-        if let Some(image) = &self.image {
+        let ours = !self.common || record.role == sidecar::Role::Primary;
+        if let Some(image) = self.image.as_ref().filter(|_| ours) {
             sidecar::store(image, &record)?;
         }
         self.last = Some(record);
@@ -68,7 +73,11 @@ impl Records {
             RecordRole::Syncing => sidecar::Role::Syncing,
         };
         if role == sidecar::Role::Syncing {
-            match start_check::join_check(self.last.as_ref(), vm, epoch) {
+            let checked = match &self.last {
+                Some(last) if self.shared => start_check::same_machine(last, vm),
+                last => start_check::join_check(last.as_ref(), vm, epoch),
+            };
+            match checked {
                 Err(why) if self.force => log::warn!("joining by force, although {why}"),
                 checked => checked.map_err(io::Error::other)?,
             }
@@ -167,11 +176,13 @@ pub fn check(flags: &BootFlags) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The image beside which the record is.
-fn image(flags: &BootFlags) -> Option<&Path> {
-    let own = !flags.snapshot && !flags.pair.shared_disk;
-    let first = flags.disks.first().filter(|path| own && !files::is_export(path));
-    first.map(PathBuf::as_path)
+/// The image beside which the record is; of an export, the record has a place of its own.
+fn image(flags: &BootFlags) -> Result<Option<PathBuf>, Failure> {
+    let Some(first) = flags.disks.first().filter(|_| !flags.snapshot) else { return Ok(None) };
+    match files::nbd(first)? {
+        None => Ok(Some(first.clone())),
+        Some(address) => files::export_state(&address, flags.pair.state_dir.as_deref()).map(Some),
+    }
 }
 
 /// The arbiter of who names none: a directory beside the image.
@@ -184,7 +195,7 @@ fn beside(flags: &BootFlags) -> Option<Target> {
 
 /// Says so when an image of a pair is used alone.
 pub fn warn_alone(flags: &BootFlags) {
-    let record = image(flags).map(sidecar::load);
+    let record = image(flags).ok().flatten().map(|image| sidecar::load(&image));
     if let Some(Ok(Some(_)) | Err(_)) = record {
         log::warn!(
             "{}: this image is one of a pair's two copies, and the other one will not have what this run writes; \
@@ -214,7 +225,7 @@ pub fn pair(
         None => None,
         Some(path) => Some(Key::read(path).map_err(|e| Failure::file(path, e))?),
     };
-    let image = image(flags);
+    let image = image(flags)?;
     let target = pair.arbiter.clone().or_else(|| beside(flags));
     let target = target.expect("checked: without an image there is --arbiter");
     let bytes = key.as_ref().map(|key| &key.0);
@@ -222,14 +233,16 @@ pub fn pair(
     let mut arbiter = target
         .open(&promotion, bytes)
         .map_err(|e| Failure::Input(format!("--arbiter {target}: {e}")))?;
-    let record = match image {
+    let record = match &image {
         Some(image) => sidecar::load(image).map_err(|e| Failure::Input(e.to_string()))?,
         None => None,
     };
     let me = random_number();
     let peer = pair.peer.as_ref().map(ToString::to_string).unwrap_or_default();
-    let image = image.map(Path::to_path_buf);
-    let mut records = Records { image, me, peer, last: record, force: pair.force };
+    let (shared_disk, force) = (pair.shared_disk, pair.force);
+    let common = shared_disk && !flags.disks.first().is_some_and(|disk| files::is_export(disk));
+    let mut records = Records { image, shared: shared_disk, common, me, peer, last: record, force };
+    let ask_user = remember_choice(&target, &promotion, &records) && pair.role != Role::Backup;
     let start = match pair.role {
         Role::Backup => {
             let known = records.last.as_ref().filter(|_| !pair.force);
@@ -256,12 +269,27 @@ pub fn pair(
         arbiter,
         arbiter_name,
         promotion,
+        ask_user,
         keep,
         disks,
         shared: fence.zip(shared(flags)),
     };
     let pair = Pair::new(parts, waker).map_err(host)?;
     Ok(Protection { pair, records })
+}
+
+/// Tells a manual arbiter what the user has said before. Whether the user has to say more than that
+/// this side is started: it had a backup, and nobody knows what became of that.
+fn remember_choice(target: &Target, promotion: &Promotion, records: &Records) -> bool {
+    let Some(last) = records.last.as_ref().filter(|_| *target == Target::Manual) else {
+        return false;
+    };
+    if last.role == sidecar::Role::Primary
+        && let Some(epoch) = last.epoch.checked_sub(1)
+    {
+        promotion.remember(last.vm, Claimed { epoch, owner: last.incarnation });
+    }
+    !last.clean && last.epoch > 0 && !last.peer.is_empty() && !records.force
 }
 
 /// Whether this copy may start as primary, and in which epoch.
@@ -281,7 +309,11 @@ fn primary(
         }
     };
     let record = records.last.as_ref();
-    let epoch = match start_check(record, known) {
+    let checked = match records.shared {
+        true => start_check::shared_start_check(record, known),
+        false => start_check(record, known),
+    };
+    let epoch = match checked {
         start_check::Start::Fresh => 0,
         start_check::Start::Resume { epoch } => epoch,
         start_check::Start::Refuse(why) if flags.force => {

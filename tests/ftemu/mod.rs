@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod sides;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -104,6 +106,8 @@ impl Place {
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftemu"));
     command.args(args).stdin(Stdio::null()).env_remove("FTEMU_LOG");
+    // Records of exports are nobody's but the tests'.
+    command.env("XDG_STATE_HOME", std::env::temp_dir().join("ftemu-tests"));
     command
 }
 

@@ -2,9 +2,14 @@
 //!
 //! Contract: whole Ethernet frames that switches learn the card's place from: a reverse ARP request
 //! (RFC 903), which nobody need answer, and where the guest's address is known a gratuitous ARP
-//! request (RFC 5227 section 3).
+//! request (RFC 5227 section 3). Both may get lost, or come before a switch forwards again, so they
+//! are sent several times.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Milliseconds after the beginning at which a place is announced: soon again, then more slowly.
+const TIMES: [u64; 5] = [0, 50, 150, 350, 750];
 
 /// Bytes of a frame without FCS at least.
 const LEAST: usize = 60;
@@ -47,6 +52,41 @@ impl Addresses {
     }
 }
 
+/// Announcements that are to be sent.
+#[derive(Debug)]
+pub struct Announcer {
+    frames: Vec<(u8, Vec<u8>)>,
+    began: Instant,
+    /// How often they were.
+    sent: usize,
+}
+
+impl Announcer {
+    /// `frames`, each with the number of its card, from `now` on.
+    #[must_use]
+    pub fn new(frames: Vec<(u8, Vec<u8>)>, now: Instant) -> Self {
+        Self { frames, began: now, sent: 0 }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let ms = TIMES.get(self.sent).filter(|_| !self.frames.is_empty())?;
+        Some(self.began + Duration::from_millis(*ms))
+    }
+
+    /// What is to be sent now, if anything is.
+    pub fn due(&mut self, now: Instant) -> Option<&[(u8, Vec<u8>)]> {
+        let due = self.next().is_some_and(|at| at <= now);
+        self.sent += usize::from(due);
+        due.then_some(&self.frames)
+    }
+
+    /// How long nothing is to be sent; `None`: never again.
+    #[must_use]
+    pub fn patience(&self, now: Instant) -> Option<Duration> {
+        self.next().map(|at| at.saturating_duration_since(now))
+    }
+}
+
 /// An ARP packet (RFC 826) to everybody.
 fn frame(
     kind: [u8; 2],
@@ -74,6 +114,23 @@ mod tests {
     use super::*;
 
     const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+
+    #[test]
+    fn a_place_is_announced_five_times() {
+        let began = Instant::now();
+        let mut announcer = Announcer::new(vec![(1, vec![7])], began);
+        let mut times = Vec::new();
+        let mut now = began;
+        while let Some(left) = announcer.patience(now) {
+            now += left;
+            assert_eq!(announcer.due(now), Some(&[(1, vec![7])][..]));
+            assert_eq!(announcer.due(now), None, "once");
+            times.push((now - began).as_millis() as u64);
+        }
+        assert_eq!(times, TIMES);
+        assert_eq!(announcer.due(now + Duration::from_secs(9)), None);
+        assert_eq!(Announcer::new(vec![], began).patience(began), None);
+    }
 
     #[test]
     fn a_card_is_announced_with_the_address_it_was_seen_with() {

@@ -10,7 +10,7 @@ use crate::arbiter::manual::Promotion;
 use crate::arbiter::{self, Arbiter};
 use crate::channel::{Channel, ChannelEvent, Inbox};
 use crate::check::Schedule;
-use crate::control;
+use crate::control::{self, ControlRequest, Request};
 use crate::copy::{DiskLog, Reads};
 use crate::guest::Guest;
 use crate::host::Mail;
@@ -66,6 +66,8 @@ pub struct Pair {
     arbiter: String,
     /// The user's end of a manual arbiter.
     promotion: Promotion,
+    /// It has to say more than that this side was started.
+    ask_user: bool,
     /// Whether the arbiter is the primary's.
     check: Check,
     /// The user was told that the check takes its time.
@@ -112,6 +114,8 @@ pub struct Parts {
     pub arbiter_name: String,
     /// The user's end of a manual one.
     pub promotion: Promotion,
+    /// A manual one is not told by the start alone that this side may go live.
+    pub ask_user: bool,
     /// Writes down what must be remembered.
     pub keep: Keep,
     /// Disks of the machine.
@@ -154,6 +158,7 @@ impl Pair {
             },
             arbiter: parts.arbiter_name,
             promotion: parts.promotion,
+            ask_user: parts.ask_user,
             check,
             unchecked: false,
             peer: None,
@@ -436,6 +441,12 @@ impl Pair {
     /// # Errors
     /// It may not, or the user does not want to wait.
     pub fn wait_for_leave(&mut self, mail: &Mail) -> Result<Epoch, Exit> {
+        if self.ask_user {
+            log::warn!(
+                "the other side may have been promoted while this one was away: if it was not, say 'ftemu ctl SOCK promote', \
+                 or start this side with --force; this side stops when it meets the other one live"
+            );
+        }
         loop {
             while let Some(action) = self.poll() {
                 match action {
@@ -445,15 +456,29 @@ impl Pair {
                 }
             }
             // Who starts a machine promotes it.
-            let _ = self.promotion.promote();
+            if !self.ask_user {
+                let _ = self.promotion.promote();
+            }
             let patience = self.patience().unwrap_or(STARTING).min(STARTING);
             mail.bell.wait(Some(patience));
             mail.bell.take();
             if let Ok(signal) = mail.signals.try_recv() {
                 return Err(Exit::Signal(signal.0));
             }
+            while let Ok(ControlRequest { request, respond }) = mail.requests.try_recv() {
+                respond.answer(self.answer_before_start(&request));
+            }
             self.tick();
             while self.receive() {}
+        }
+    }
+
+    fn answer_before_start(&mut self, request: &Request) -> control::Reply {
+        match request {
+            Request::Status {} => control::Reply::Status(Box::new(self.describe())),
+            Request::Promote {} if self.promotion.promote() => control::Reply::Done {},
+            Request::Promote {} => control::Reply::error("nothing waits for that"),
+            _ => control::Reply::error("this side waits for the leave to start"),
         }
     }
 

@@ -129,14 +129,7 @@ pub fn forced_epoch(record: Option<&Record>, known: Known) -> u64 {
 /// It may be the newer one, or that of another machine; the text says so.
 pub fn join_check(record: Option<&Record>, vm: u128, epoch: u64) -> Result<(), String> {
     let Some(record) = record else { return Ok(()) };
-    if record.vm != vm {
-        return Err(format!(
-            "this image belongs to another machine ({}) than the primary runs ({}): take another \
-             image, or give this one up with --force",
-            hex(record.vm),
-            hex(vm),
-        ));
-    }
+    same_machine(record, vm)?;
     let newer = record.epoch > epoch || (record.epoch == epoch && record.role == Role::Primary);
     if newer {
         return Err(format!(
@@ -146,6 +139,42 @@ pub fn join_check(record: Option<&Record>, vm: u128, epoch: u64) -> Result<(), S
         ));
     }
     Ok(())
+}
+
+/// Whether the copy with `record`, or the disk that both sides have, belongs to the machine `vm`.
+///
+/// # Errors
+/// It does not; the text says so.
+pub fn same_machine(record: &Record, vm: u128) -> Result<(), String> {
+    if record.vm == vm {
+        return Ok(());
+    }
+    Err(format!(
+        "this image belongs to another machine ({}) than the primary runs ({}): take another \
+         image, or give this one up with --force",
+        hex(record.vm),
+        hex(vm),
+    ))
+}
+
+/// Whether the machine on a disk that both sides have may be started here. The disk is never older
+/// than what clients have seen, whoever was live on it; the question is who may be live now.
+#[must_use]
+pub fn shared_start_check(record: Option<&Record>, known: Known) -> Start {
+    let Some(record) = record else { return Start::Fresh };
+    let newest = Record { role: Role::Primary, ..record.clone() };
+    match (start_check(Some(&newest), known), known) {
+        (Start::Refuse(_), Known::Latest(Some(latest))) if latest.epoch >= record.epoch => {
+            Start::Refuse(format!(
+                "the other side went live on this disk in epoch {} ({}) and may still be: it is \
+                 {}. Start the machine there; or here, when that side is dead, with --force",
+                latest.epoch.saturating_add(1),
+                hex(latest.owner),
+                place(&record.peer),
+            ))
+        }
+        (start, _) => start,
+    }
 }
 
 fn place(peer: &str) -> String {
@@ -184,6 +213,27 @@ mod tests {
         Refuse(&'static str),
     }
     use Says::{Refuse, Resume};
+
+    #[test]
+    fn a_disk_that_both_sides_have_is_never_behind() {
+        let check = |role, epoch, known| {
+            let record = record(role, epoch, false);
+            shared_start_check(Some(&record), known)
+        };
+        assert_eq!(shared_start_check(None, Known::Latest(None)), Start::Fresh);
+        for role in [Role::Primary, Role::Backup, Role::Syncing] {
+            assert_eq!(check(role, 4, latest(3, OTHER)), Start::Resume { epoch: 4 });
+            assert_eq!(check(role, 4, latest(4, OWN)), Start::Resume { epoch: 5 });
+            for newer in [4, 9] {
+                let Start::Refuse(why) = check(role, 4, latest(newer, OTHER)) else {
+                    panic!("{role:?}: somebody else went live")
+                };
+                assert!(why.contains("may still be: it is at b.example:4800"), "{why}");
+            }
+            let Start::Refuse(why) = check(role, 4, latest(1, OTHER)) else { panic!("{role:?}") };
+            assert!(why.contains("is not the arbiter") || why.contains("not the"), "{why}");
+        }
+    }
 
     #[test]
     fn the_table() {

@@ -85,6 +85,8 @@ pub struct RawDisk {
     access: Access,
     /// Others read the storage, which has what was written after a flush only.
     write_through: bool,
+    /// Somebody else had the lock when it was wanted.
+    unlocked: bool,
 }
 
 impl RawDisk {
@@ -121,7 +123,7 @@ impl RawDisk {
         if let Some(name) = foreign_format(&mut file)? {
             return Err(OpenError::Format(name));
         }
-        Ok(Self { file, len, path: path.into(), access, write_through: false })
+        Ok(Self { file, len, path: path.into(), access, write_through: false, unlocked: false })
     }
 
     /// Bytes by which the file misses a whole number of sectors.
@@ -218,6 +220,10 @@ impl Disk for RawDisk {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        // Who had it may be gone by now.
+        if self.unlocked && self.file.try_lock().is_ok() {
+            self.unlocked = false;
+        }
         self.file.sync_data()
     }
 
@@ -248,6 +254,7 @@ impl Disk for RawDisk {
         }
         if let Err(e) = file.try_lock() {
             log::warn!("{path}: written without a lock: {e}");
+            self.unlocked = true;
         }
         self.file = file;
         self.access = Access::ReadWrite;

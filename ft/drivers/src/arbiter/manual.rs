@@ -1,8 +1,9 @@
 //! The arbiters `manual` and `none`: the user decides, or nobody does.
 //!
 //! Contract of `manual`: a claim gets no verdict until the user promotes this replica, and then
-//! wins; the user answers for the other one being dead. What was won is known while the process
-//! lives; the record beside the disk image remembers the epoch. `none` lets everybody win, and is
+//! wins; the user answers for the other one being dead. What was won is written into the record
+//! beside the disk image before the machine goes live, and is told from there to the arbiter of the
+//! next process ([`Promotion::remember`]). `none` lets everybody win, and is
 //! refused unless the user accepts two live replicas.
 
 use super::{Arbiter, Claimed, Verdict, judge};
@@ -43,6 +44,11 @@ pub struct Promotion(Arc<(Mutex<Desk>, Condvar)>);
 impl Promotion {
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.0.0.lock().expect("nobody panics at the desk")
+    }
+
+    /// What the record says that the user granted an earlier process.
+    pub fn remember(&self, vm: u128, claimed: Claimed) {
+        self.desk().grant(vm, claimed);
     }
 
     /// Grants the claim that waits. `false`: none does.
@@ -176,6 +182,18 @@ mod tests {
         assert_eq!(manual.claim(1, 7, 10).expect("promoted"), Verdict::Won);
         assert_eq!(promotion.waiting(), None);
         assert!(manual.claim(1, 8, 10).is_err(), "the next epoch needs the next word");
+    }
+
+    #[test]
+    fn what_was_granted_before_is_remembered() {
+        let promotion = Promotion::default();
+        let before = Claimed { epoch: 7, owner: 10 };
+        promotion.remember(1, before);
+        let mut manual = Manual::new(promotion);
+        assert_eq!(manual.latest(1).expect("at hand"), Some(before));
+        assert_eq!(manual.claim(1, 7, 11).expect("another process"), Verdict::Lost(before));
+        assert_eq!(manual.claim(1, 7, 10).expect("the same"), Verdict::Won);
+        assert!(manual.claim(1, 8, 11).is_err(), "the next epoch needs the next word");
     }
 
     #[test]

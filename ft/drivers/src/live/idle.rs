@@ -65,7 +65,7 @@ impl<G: Guest> Live<'_, G> {
         if let Some(patience) = self.recorder.patience() {
             time = time.min(patience);
         }
-        if let Some(patience) = self.pair.as_ref().and_then(|pair| pair.patience()) {
+        if let Some(patience) = self.patience() {
             time = time.min(patience);
         }
         if self.joining.is_some() {

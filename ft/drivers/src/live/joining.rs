@@ -152,7 +152,7 @@ impl<G: Guest> Live<'_, G> {
         while self.joining.as_ref().is_some_and(|joining| !joining.complete) && self.ended.is_none()
         {
             if !self.move_on(true) {
-                let patience = self.pair.as_ref().and_then(|pair| pair.patience());
+                let patience = self.patience();
                 let longest = Duration::from_millis(20);
                 self.mail.bell.wait(Some(patience.map_or(longest, |time| time.min(longest))));
                 self.mail.bell.take();

@@ -13,7 +13,7 @@ mod joining;
 mod outputs;
 mod protected;
 
-use crate::announce::Addresses;
+use crate::announce::{Addresses, Announcer};
 use crate::bundle::Bundles;
 use crate::guest::Guest;
 use crate::held::Held;
@@ -146,6 +146,8 @@ struct Live<'a, G> {
     requests: BTreeMap<(u8, u64), DiskOperation>,
     /// Requests whose answers nobody waits for.
     stale: BTreeSet<(u8, u64)>,
+    /// What the networks are to be told.
+    announcer: Option<Announcer>,
     /// A backup that is joining.
     joining: Option<Box<Joining>>,
     /// While there is a backup: what a difference from it can be looked into with.
@@ -221,6 +223,7 @@ pub fn run_protected<G: Guest>(
         outstanding: 0,
         requests: BTreeMap::new(),
         stale: BTreeSet::new(),
+        announcer: None,
         joining: None,
         recent: None,
         waiting: None,

@@ -1,7 +1,7 @@
 //! The machine under the protection of a pair: what it tells the pair, and what the pair has it do.
 
 use super::{Inherited, Live, Untold};
-use crate::announce::Addresses;
+use crate::announce::{Addresses, Announcer};
 use crate::bundle::Bundle;
 use crate::guest::Guest;
 use crate::outcome::Exit;
@@ -42,7 +42,8 @@ impl<G: Guest> Live<'_, G> {
             }
             self.requests.insert((disk, request), operation);
         }
-        self.announce(&addresses);
+        self.begin_announcing(&addresses);
+        self.announce();
         let made = self.held.made();
         self.held.release(made, &mut self.ends);
         if self.ended.is_some() {
@@ -55,15 +56,35 @@ impl<G: Guest> Live<'_, G> {
         self.ends.flush();
     }
 
-    /// Tells the networks that the machine is here.
-    fn announce(&mut self, addresses: &Addresses) {
+    /// The networks are to know that the machine is here.
+    fn begin_announcing(&mut self, addresses: &Addresses) {
         let cards = self.guest.machine().map(|machine| machine.config().board.nics.clone());
-        let time = self.wall_clock();
-        for (nic, mac) in cards.unwrap_or_default().into_iter().enumerate() {
-            for frame in addresses.announcements(nic as u8, mac) {
-                self.ends.frame(nic as u8, &frame, time);
-            }
+        let cards = cards.unwrap_or_default().into_iter().zip(0u8..);
+        let frames = cards.flat_map(|(mac, nic)| {
+            addresses.announcements(nic, mac).into_iter().map(move |frame| (nic, frame))
+        });
+        self.announcer = Some(Announcer::new(frames.collect(), Instant::now()));
+    }
+
+    /// Tells them, if it is time, and if this side is the live one beyond doubt.
+    fn announce(&mut self) {
+        let Some(announcer) = &mut self.announcer else { return };
+        let now = Instant::now();
+        let time = self.config.wall_clock.saturating_add(self.guest.now().0);
+        let sure = self.pair.as_ref().is_some_and(|pair| pair.is_sure());
+        for (nic, frame) in announcer.due(now).filter(|_| sure).unwrap_or_default() {
+            self.ends.frame(*nic, frame, time);
         }
+        if announcer.patience(now).is_none() {
+            self.announcer = None;
+        }
+    }
+
+    /// How long neither the pair nor the networks need anything.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let pair = self.pair.as_ref().and_then(|pair| pair.patience());
+        let announcer = self.announcer.as_ref().and_then(|a| a.patience(Instant::now()));
+        [pair, announcer].into_iter().flatten().min()
     }
 
     /// Tells the pair where the machine stands, and does what follows.
@@ -97,6 +118,7 @@ impl<G: Guest> Live<'_, G> {
 
     /// Lets the pair look at its clock.
     pub(super) fn attend_pair(&mut self) {
+        self.announce();
         if let Some(pair) = &mut self.pair
             && pair.tick()
         {
@@ -199,7 +221,7 @@ impl<G: Guest> Live<'_, G> {
             if !stays || self.ended.is_some() {
                 break;
             }
-            let patience = self.pair.as_ref().and_then(|pair| pair.patience());
+            let patience = self.patience();
             if !self.transfer() {
                 self.mail.bell.wait([left, patience].into_iter().flatten().min());
             }
@@ -237,7 +259,7 @@ impl<G: Guest> Live<'_, G> {
         self.tell_pair(Event::Logged { at, body });
         self.tell_pair(Event::Ended);
         while self.ended.is_none() {
-            let patience = self.pair.as_ref().and_then(|pair| pair.patience());
+            let patience = self.patience();
             self.mail.bell.wait(patience);
             self.mail.bell.take();
             if let Ok(signal) = self.mail.signals.try_recv() {

@@ -21,6 +21,7 @@ use super::fence::Fence;
 use super::raw::{Access, MAX_SECTORS};
 use super::{Disk, SECTOR, check_range};
 use protocol::{Command, Export};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -61,6 +62,8 @@ pub struct NbdDisk {
     unflushed_bytes: usize,
     /// Asked before each write, also when it is sent again.
     fence: Option<Fence>,
+    /// Of who writes, on this computer.
+    lock: Option<File>,
 }
 
 #[derive(Debug)]
@@ -219,7 +222,29 @@ impl NbdDisk {
             unflushed: Vec::new(),
             unflushed_bytes: 0,
             fence: None,
+            lock: None,
         })
+    }
+
+    /// A file of this computer that stands for the export: who writes to the export has it locked.
+    /// A reader locks it when it becomes a writer, and does not mind if it cannot: it has won the
+    /// arbiter.
+    ///
+    /// # Errors
+    /// Another process has it locked.
+    pub fn lock(&mut self, file: File) -> io::Result<()> {
+        if self.access == Access::ReadWrite {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    let text = "another process of this computer writes to it";
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+                }
+                Err(TryLockError::Error(e)) => log::debug!("{}: no lock: {e}", self.address),
+                Ok(()) => {}
+            }
+        }
+        self.lock = Some(file);
+        Ok(())
     }
 
     /// Writes whole sectors at `lba`, durably when this returns (FUA).
@@ -350,6 +375,9 @@ impl Disk for NbdDisk {
             return Err(io::Error::other("the export is read-only"));
         }
         self.access = Access::ReadWrite;
+        if let Some(Err(e)) = self.lock.as_ref().map(File::try_lock) {
+            log::warn!("{}: written without a lock: {e}", self.address);
+        }
         Ok(())
     }
 }
