@@ -38,6 +38,8 @@ pub struct Item {
     pub preserves: bool,
     /// Guest registers written, a bit each.
     pub writes: u32,
+    /// The code emitted for it uses XMM registers.
+    pub vector: bool,
     /// Nothing is executed after it in its block.
     pub last: bool,
 }
@@ -96,6 +98,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         effect: Effect::Changes,
         preserves: false,
         writes: 0,
+        vector: false,
         last: invalid || ends_block(&i) || i.mnemonic() == M::Jmp,
     };
     if invalid || !plain_operands(&i) || item.last && !branches(&i) {
@@ -105,6 +108,14 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         return item;
     }
     item.memory = memory_operand(&i) && !touches_nothing(&i);
+    if let Some(form) = sse::form(&i) {
+        item.lowered = true;
+        item.vector = true;
+        item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
+        item.writes = form.writes(&i);
+        item.preserves = !item.memory && !form.sets_flags();
+        return item;
+    }
     let Some((effect, writes)) = lowered(&i) else {
         item.memory = true;
         return item;
@@ -115,7 +126,6 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
     item.preserves = !item.memory && preserves(&i);
     use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};
     // Divisions may fault as well.
-    item.memory |= sse::class(&i).is_some();
     item.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
     item
 }
@@ -253,11 +263,7 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
         _ if i.is_jcc_short_or_near() && i.op0_kind() == OpKind::NearBranch64 => (Reads, 0),
         _ if is_setcc(i) => (Reads, first(i)),
         _ if is_cmov(i) => (Reads, first(i)),
-        _ => match sse::class(i)? {
-            sse::Class::Compare => (Sets, 0),
-            // Its check may lead to the interpreter.
-            _ => (None, first(i)),
-        },
+        _ => return Option::None,
     })
 }
 

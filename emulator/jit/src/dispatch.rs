@@ -7,7 +7,7 @@ use crate::asm::Asm;
 use crate::cache::{Cache, NONE, jump_slot};
 use crate::memory::CodeMemory;
 use crate::run::{self, Left};
-use crate::thunks::{self, LINK, OVER};
+use crate::thunks::{self, LINK, OVER, REFUSED};
 use crate::translate::{LARGEST, Request, translate};
 use devices::ram::PAGE;
 use emulator::accelerator::{Accelerator, BlockCount, Statistics};
@@ -46,13 +46,13 @@ pub struct Jit {
     edge: u32,
     counting: bool,
     statistics: Statistics,
-    exits: [u64; 5],
+    exits: [u64; 6],
     /// How often code is interpreted before it is translated.
     warm: u8,
 }
 
 /// Names of the causes in `exits`.
-const CAUSES: [&str; 5] = ["link", "budget", "interpreted", "event", "trap"];
+const CAUSES: [&str; 6] = ["link", "budget", "interpreted", "event", "trap", "vectors"];
 
 impl Jit {
     /// An empty cache; `None` where the host is not an x86-64 CPU that it can be made for.
@@ -84,7 +84,7 @@ impl Jit {
             edge: NONE,
             counting: false,
             statistics: Statistics::default(),
-            exits: [0; 5],
+            exits: [0; 6],
             warm: WARM,
         })
     }
@@ -214,6 +214,14 @@ impl Jit {
                 core.icount = core.limit - (left.budget + i64::from(block.count)) as u64;
                 core.cpu.rip = block.rip;
                 Some(engine.run_blocks(core))
+            }
+            REFUSED => {
+                self.exits[5] += 1;
+                let block = &self.cache.blocks[number as usize];
+                core.icount = core.limit - (left.budget + i64::from(block.count)) as u64;
+                core.cpu.rip = block.rip;
+                let exit = engine.run_block(core);
+                (exit != Exit::Next).then_some(exit)
             }
             _ => match run::end(left.exit) {
                 Exit::Next => {

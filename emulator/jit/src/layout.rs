@@ -40,11 +40,14 @@ pub mod word {
     pub const BUDGET: usize = 26;
     /// A value in the middle of an instruction.
     pub const SPILL: usize = 27;
-    /// Other than 0: the guest's MXCSR is in force.
-    pub const FLOAT: usize = 28;
+    /// Other than 0: the guest's XMM registers are in the host's, and its MXCSR is in force, with
+    /// all exceptions masked. The instructions are not blocked.
+    pub const XMM: usize = 28;
     /// MXCSR as the host wants it.
     pub const HOST_MXCSR: usize = 29;
-    pub const END: usize = 30;
+    /// MXCSR as it is.
+    pub const SEEN_MXCSR: usize = 30;
+    pub const END: usize = 31;
 }
 
 /// The guest's general register or a word, in memory.

@@ -64,7 +64,7 @@ pub fn enter(cache: &mut Cache, core: &mut Core, code: u64, budget: i64, worlds:
     regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     regs[word::WORLD] = worlds[0].into();
     regs[word::WORLD + 1] = worlds[1].into();
-    regs[word::FLOAT] = 0;
+    regs[word::XMM] = 0;
     regs[word::HOST_MXCSR] = 0x1F80;
     regs[word::JUMPS] = cache.jumps.as_ptr() as u64;
     // What translated code and `interpret` use is derived from these two from here on.
@@ -121,23 +121,26 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         site.op = cache.ops.len() as u32;
         cache.ops.push(decoded.ops[0]);
     }
-    let (float, next) = (site.float, site.next);
+    let next = site.next;
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
+    let vectors = vectors_ready(core);
     let exit = (op[0].exec)(core, op);
     let goes_on = exit == Exit::Next
         && core.cpu.rip == next
         && !core.ram.has_stale_code()
-        && core.tlb.worlds() == worlds;
+        && core.tlb.worlds() == worlds
+        && vectors_ready(core) == vectors;
     if !goes_on {
         return left(exit);
     }
-    // All exceptions masked: translated code may go on with floating point by itself.
-    let masked = core.cpu.mxcsr & 0x1F80 == 0x1F80 && !core.sse_blocked;
-    let on = masked && (float || core.cpu.regs[word::FLOAT] != 0);
-    core.cpu.regs[word::FLOAT] = on.into();
     core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     refresh(core);
     0
+}
+
+/// Whether translated code may execute SSE instructions by itself: it cannot raise exceptions.
+fn vectors_ready(core: &Core) -> bool {
+    !core.sse_blocked && core.cpu.mxcsr & 0x1F80 == 0x1F80
 }
 
 /// Address of [`interpret`].

@@ -2,11 +2,11 @@
 //!
 //! Contract: emitted once, at the start of the code memory.
 
-use crate::asm::alu::{ADD, CMP, SUB, XOR};
+use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Rm};
 use crate::flags::OF_DERIVED;
-use crate::layout::{BUDGET, HOSTS, STATE, TLB, in_memory, mxcsr, word};
+use crate::layout::{BUDGET, HOSTS, STATE, TLB, in_memory, mxcsr, sse_blocked, word, xmm};
 use crate::translate::find;
 
 /// How code comes back, in bits 2:0 of RAX: at an edge (bits 63:3) that leads nowhere yet.
@@ -16,6 +16,14 @@ pub const OVER: u64 = 1;
 /// The interpreter came to an end in bits 63:3; the core is up to date but for the host's registers,
 /// which are not needed.
 pub const LEFT: u64 = 2;
+/// The block (bits 63:3) has SSE instructions that translated code cannot execute as things are;
+/// nothing of it was done.
+pub const REFUSED: u64 = 3;
+
+/// Exceptions masked, in MXCSR.
+const MASKS: i32 = 0x1F80;
+/// Control bits of MXCSR.
+const CONTROL: i32 = 0xFFC0;
 
 /// Addresses of the shared code.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +42,10 @@ pub struct Thunks {
     /// Jumped to with an address in RAX and an exit in RDX, for the two halves of the address space:
     /// goes on at the address if it is that of a translated block, else leaves.
     pub find: [usize; 2],
+    /// Called: the guest's XMM registers come into the host's. Uses RCX.
+    pub vectors_on: usize,
+    /// Called at the start of a block with an exit of kind [`REFUSED`] in RAX: the same, or leaves.
+    pub vectors_first: usize,
 }
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
@@ -53,7 +65,7 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
 
     t.leave = a.here();
     store(a);
-    guest_floats_off(a);
+    vectors_off(a);
     let out = a.label();
     a.store(8, in_memory(word::BUDGET), BUDGET);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
@@ -64,7 +76,7 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
 
     t.interpret = a.here();
     store(a);
-    guest_floats_off(a);
+    vectors_off(a);
     a.load(8, RDI, in_memory(word::CONTEXT));
     a.load(4, RSI, Rm::Reg(RAX));
     a.mov(RDX, BUDGET);
@@ -75,10 +87,6 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
     a.test(8, Rm::Reg(RAX), RAX);
     let left = a.jcc_far(5);
     load(a);
-    a.alu_imm(CMP, 4, in_memory(word::FLOAT), 0);
-    let off = a.jcc_near(4);
-    a.ldmxcsr(mxcsr());
-    a.bind(off);
     a.ret();
     a.bind(left);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
@@ -127,15 +135,53 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
         a.load(8, RAX, in_memory(word::SPILL));
         a.jmp(t.leave);
     }
+    t.vectors_first = a.here();
+    a.alu_imm(CMP, 1, sse_blocked(), 0);
+    let blocked = a.jcc_far(5);
+    a.load(4, RCX, mxcsr());
+    a.alu_imm(AND, 4, Rm::Reg(RCX), MASKS);
+    a.alu_imm(CMP, 4, Rm::Reg(RCX), MASKS);
+    let unmasked = a.jcc_far(5);
+    t.vectors_on = a.here();
+    vectors_on(a);
+    a.ret();
+    a.bind(blocked);
+    a.bind(unmasked);
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    a.jmp(t.leave);
     t
 }
 
-/// Puts the host's MXCSR in force. Leaves RAX alone.
-fn guest_floats_off(a: &mut Asm) {
-    a.alu_imm(CMP, 4, in_memory(word::FLOAT), 0);
-    let off = a.jcc_near(4);
+/// See [`word::XMM`]. Uses RCX.
+fn vectors_on(a: &mut Asm) {
+    for n in 0..16 {
+        a.sse(0, 0x0F28, 4, n, xmm(n));
+    }
+    a.store_imm(4, in_memory(word::XMM), 1);
+    // Reading MXCSR is cheaper than writing it.
+    a.stmxcsr(in_memory(word::SEEN_MXCSR));
+    a.load(4, RCX, in_memory(word::SEEN_MXCSR));
+    a.alu_from(CMP, 4, RCX, mxcsr());
+    let same = a.jcc_near(4);
+    a.ldmxcsr(mxcsr());
+    a.bind(same);
+}
+
+/// Stores the guest's XMM registers if they are in the host's; the host may compute then. Uses RCX.
+fn vectors_off(a: &mut Asm) {
+    a.alu_imm(CMP, 4, in_memory(word::XMM), 0);
+    let off = a.jcc_far(4);
+    for n in 0..16 {
+        a.sse(0, 0x0F29, 4, n, xmm(n));
+    }
+    a.store_imm(4, in_memory(word::XMM), 0);
     a.stmxcsr(mxcsr());
+    a.load(4, RCX, mxcsr());
+    a.alu_imm(AND, 4, Rm::Reg(RCX), CONTROL);
+    a.alu_imm(CMP, 4, Rm::Reg(RCX), MASKS);
+    let usual = a.jcc_near(4);
     a.ldmxcsr(in_memory(word::HOST_MXCSR));
+    a.bind(usual);
     a.bind(off);
 }
 

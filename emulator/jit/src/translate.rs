@@ -18,7 +18,7 @@ use crate::classify::{Effect, Item, classify, number};
 use crate::flags::{Kind, Recipe};
 use crate::layout::{self, BUDGET, TLB, disp, entry, in_memory, place, word};
 use crate::lower;
-use crate::thunks::{LINK, OVER, Thunks};
+use crate::thunks::{LINK, OVER, REFUSED, Thunks};
 use emulator::cpu::{FS, GS};
 use emulator::mmu::tlb::ENTRIES;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Register};
@@ -39,8 +39,6 @@ pub struct Site {
     pub left: u32,
     /// Its decoded form, once it was needed.
     pub op: u32,
-    /// It depends on MXCSR.
-    pub float: bool,
 }
 
 /// No RIP of an instruction.
@@ -104,11 +102,36 @@ pub struct FlagState {
 }
 
 enum Cold {
-    Slow { jumps: Vec<Jump>, resume: usize, site: u32, before: FlagState, restore: bool },
-    Side { jump: Jump, target: u64, refund: u32, state: FlagState },
-    Stub { jump: Jump, edge: u32 },
-    World { jump: Jump, target: u64, edge: u32 },
-    Over { jump: Jump },
+    Slow {
+        jumps: Vec<Jump>,
+        resume: usize,
+        site: u32,
+        before: FlagState,
+        restore: bool,
+        vectors: bool,
+    },
+    Side {
+        jump: Jump,
+        target: u64,
+        refund: u32,
+        state: FlagState,
+    },
+    Stub {
+        jump: Jump,
+        edge: u32,
+    },
+    World {
+        jump: Jump,
+        target: u64,
+        edge: u32,
+    },
+    Over {
+        jump: Jump,
+    },
+    Vectors {
+        jump: Jump,
+        resume: usize,
+    },
 }
 
 /// A block in the making.
@@ -213,6 +236,16 @@ impl Translator<'_> {
         self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
         let jump = self.a.jcc_far(8);
         self.cold.push(Cold::Over { jump });
+        if self.vectors_wanted(0) {
+            self.a.alu_imm(CMP, 1, in_memory(word::XMM), 0);
+            let jump = self.a.jcc_far(4);
+            self.cold.push(Cold::Vectors { jump, resume: self.a.bytes.len() });
+        }
+    }
+
+    /// Whether an instruction from number `at` on uses XMM registers by itself.
+    fn vectors_wanted(&self, at: usize) -> bool {
+        self.items[at..].iter().any(|item| item.vector)
     }
 
     fn instruction(&mut self) {
@@ -229,7 +262,8 @@ impl Translator<'_> {
             let resume = self.a.bytes.len();
             let restore = self.flags.host.is_some();
             let before = self.before;
-            self.cold.push(Cold::Slow { jumps, resume, site, before, restore });
+            let vectors = self.vectors_wanted(self.at + 1);
+            self.cold.push(Cold::Slow { jumps, resume, site, before, restore, vectors });
         }
         if let Some(recipe) = self.flags.recipe
             && recipe.registers() & item.writes != 0
@@ -246,6 +280,9 @@ impl Translator<'_> {
         let site = self.site(last);
         self.a.set(RAX, site.into());
         self.a.call(self.request.thunks.interpret);
+        if self.vectors_wanted(self.at + 1) {
+            self.a.call(self.request.thunks.vectors_on);
+        }
         self.flags = FlagState { word: true, host: None, recipe: None };
     }
 
@@ -253,8 +290,7 @@ impl Translator<'_> {
         let i = &self.items[self.at].i;
         let next = if last { NOWHERE } else { i.next_ip() };
         let left = (self.items.len() - self.at) as u32;
-        let float = lower::sse::uses_mxcsr(i);
-        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, float });
+        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 
@@ -337,6 +373,25 @@ impl Translator<'_> {
         } else {
             Rm::Sib(RCX, la, 0, 0)
         }
+    }
+
+    /// [`Translator::check`] of 16 bytes that must be aligned.
+    pub fn check_aligned(&mut self, la: u8, write: bool) -> Rm {
+        self.spoil();
+        let a = &mut self.a;
+        a.rorx(4, RCX, la, 12 - entry::SHIFT as u8);
+        a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
+        a.mov(RDX, la);
+        // What is left of the offset makes a tag that no entry has.
+        a.alu_imm(AND, 8, Rm::Reg(RDX), -4096 | 15);
+        let half = usize::from(self.request.rip >> 63 != 0);
+        a.alu_from(ADD, 8, RDX, in_memory(word::REVISION + half));
+        let tag = if write { entry::WRITE } else { entry::READ };
+        a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
+        let miss = a.jcc_far(5);
+        a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
+        self.misses.push(miss);
+        Rm::Sib(RCX, la, 0, 0)
     }
 
     /// [`Translator::check`] of the memory operand.
@@ -543,11 +598,14 @@ impl Translator<'_> {
         // Edges of side exits make stubs in turn.
         while let Some(cold) = self.cold.pop() {
             match cold {
-                Cold::Slow { jumps, resume, site, before, restore } => {
+                Cold::Slow { jumps, resume, site, before, restore, vectors } => {
                     self.bind(&jumps);
                     save(&mut self.a, &before);
                     self.a.set(RAX, site.into());
                     self.a.call(self.request.thunks.interpret);
+                    if vectors {
+                        self.a.call(self.request.thunks.vectors_on);
+                    }
                     if restore {
                         self.a.call(self.request.thunks.restore);
                     }
@@ -570,6 +628,13 @@ impl Translator<'_> {
                     self.a.bind(jump);
                     self.a.set(RAX, u64::from(edge) << 3 | LINK);
                     self.a.jmp(self.request.thunks.leave);
+                }
+                Cold::Vectors { jump, resume } => {
+                    self.a.bind(jump);
+                    self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | REFUSED);
+                    self.a.call(self.request.thunks.vectors_first);
+                    let jump = self.a.jmp_far();
+                    self.a.bind_at(jump, resume);
                 }
                 Cold::Over { jump } => {
                     self.a.bind(jump);

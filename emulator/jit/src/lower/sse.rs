@@ -1,99 +1,126 @@
-//! SSE to SSE4.1 on XMM registers: as the same instruction of the host, on XMM0 and XMM1.
+//! SSE to SSE4.2, AES and PCLMULQDQ on XMM registers: as the same instructions of the host.
 //!
-//! Contract: guest XMM registers live in memory. What rounds or raises exceptions runs under the
-//! guest's MXCSR, which is in force while [`word::FLOAT`] is set: the interpreter sets it at the
-//! first such instruction if all exceptions are masked. Only instructions whose result the SDM
-//! defines in full are here.
+//! Contract: guest XMM registers are in the host's of the same number while [`word::XMM`] is set,
+//! which the head of a block with such instructions sees to; then no exception is unmasked. Only
+//! what has one answer on every host is here: not RCPPS, RSQRTPS and their kin.
 
 use super::{is_memory, register};
 use crate::asm::Rm;
+use crate::asm::alu::{AND, CMP};
+use crate::asm::reg::*;
 use crate::flags::Kind;
-use crate::layout::{self, in_memory, place, word};
+use crate::layout::place;
+#[cfg(doc)]
+use crate::layout::word;
 use crate::translate::Translator;
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use emulator::cpu;
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
+use std::arch::is_x86_feature_detected;
 
-/// How an instruction is emitted.
+/// What the operands of an instruction are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Moves all 16 bytes.
-    Whole,
-    /// Moves the low 4 or 8 bytes from or to memory; loads clear the rest.
-    Scalar(u8),
-    /// Moves 8 bytes between memory and the low (0) or high half.
-    Half(u8),
-    /// MOVD, MOVQ between XMM and general registers, or MOVQ between XMM registers.
-    General,
-    /// `op xmm, xmm/m`.
-    Integer,
-    /// The same under MXCSR.
-    Float,
-    /// `op xmm, imm`.
+pub enum Form {
+    /// XMM registers or memory, in whichever order the opcode says.
+    Vectors,
+    /// An XMM register, shifted by an immediate.
     Shift,
-    /// Sets EFLAGS.
+    /// To an XMM register from a general one or memory.
+    From,
+    /// To a general register or memory from an XMM register in ModRM.reg.
+    To,
+    /// To a general register in ModRM.reg from an XMM register or memory.
+    Out,
+    /// XMM registers or memory, compared into EFLAGS.
     Compare,
-    /// From an XMM register to a general one under MXCSR.
-    ToInteger,
-    /// From a general register or memory to an XMM register under MXCSR.
-    FromInteger,
-    /// MOVMSKPS and kin.
-    Mask,
+    /// The string comparisons.
+    Text,
+    /// LDMXCSR and STMXCSR.
+    Control,
 }
 
-fn xmm(i: &Instruction, n: u32) -> bool {
-    i.op_kind(n) == OpKind::Register && i.op_register(n).is_xmm()
+impl Form {
+    /// Whether all status flags are set.
+    pub fn sets_flags(self) -> bool {
+        matches!(self, Form::Compare | Form::Text)
+    }
+
+    /// General registers written, a bit each.
+    pub fn writes(self, i: &Instruction) -> u32 {
+        match self {
+            Form::To | Form::Out if !is_memory(i, 0) => 1 << register(i, 0),
+            Form::Text => 1 << cpu::RCX,
+            _ => 0,
+        }
+    }
 }
 
-/// The class of `i`, if it is of this family.
-pub fn class(i: &Instruction) -> Option<Class> {
-    if !(xmm(i, 0) || i.op_count() > 1 && xmm(i, 1)) {
+fn is_xmm(i: &Instruction, n: u32) -> bool {
+    n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_xmm()
+}
+
+/// The form of `i`, if it is of this family.
+pub fn form(i: &Instruction) -> Option<Form> {
+    if matches!(i.mnemonic(), M::Ldmxcsr | M::Stmxcsr) {
+        return Some(Form::Control);
+    }
+    let (first, second) = (is_xmm(i, 0), is_xmm(i, 1));
+    if !first && !second {
         return None;
     }
-    let memory = is_memory(i, 0) || i.op_count() > 1 && is_memory(i, 1);
+    // The other operand, of a pair that may be either way round.
+    let other = is_xmm(i, if first { 1 } else { 0 }) || is_memory(i, u32::from(first));
     Some(match i.mnemonic() {
-        M::Movaps
-        | M::Movapd
-        | M::Movdqa
-        | M::Movups
-        | M::Movupd
-        | M::Movdqu
-        | M::Lddqu
-        | M::Movntdq
-        | M::Movntps
-        | M::Movntpd => Class::Whole,
-        M::Movss if memory => Class::Scalar(4),
-        M::Movsd | M::Movq if memory => Class::Scalar(8),
-        M::Movd if memory => Class::Scalar(4),
-        M::Movlps | M::Movlpd if memory => Class::Half(0),
-        M::Movhps | M::Movhpd if memory => Class::Half(8),
-        M::Movd | M::Movq => Class::General,
-        M::Psllw | M::Pslld | M::Psllq | M::Psrlw | M::Psrld | M::Psrlq | M::Psraw | M::Psrad
-            if !xmm(i, 1) && !memory =>
-        {
-            Class::Shift
-        }
-        M::Pslldq | M::Psrldq => Class::Shift,
-        M::Comisd | M::Comiss | M::Ucomisd | M::Ucomiss => Class::Compare,
-        M::Cvttsd2si | M::Cvtsd2si | M::Cvttss2si | M::Cvtss2si => Class::ToInteger,
-        M::Cvtsi2sd | M::Cvtsi2ss => Class::FromInteger,
-        M::Movmskps | M::Movmskpd | M::Pmovmskb => Class::Mask,
-        m if !xmm(i, 0) || !(xmm(i, 1) || is_memory(i, 1)) => {
-            debug_assert!(m != M::INVALID);
-            return None;
-        }
-        m if float(m) => Class::Float,
-        m if integer(m) => Class::Integer,
+        m if either_way(m) && other => Form::Vectors,
+        M::Movd | M::Movq if first => Form::From,
+        M::Movd | M::Movq => Form::To,
+        M::Pextrb | M::Pextrd | M::Pextrq | M::Extractps => Form::To,
+        M::Pextrw if is_memory(i, 0) => Form::To,
+        // 0F C5 has the general register in ModRM.reg, 0F 3A 15 in ModRM.rm: both give a word.
+        M::Pextrw => Form::Out,
+        M::Movmskps | M::Movmskpd | M::Pmovmskb => Form::Out,
+        M::Cvttsd2si | M::Cvtsd2si | M::Cvttss2si | M::Cvtss2si => Form::Out,
+        M::Pinsrb | M::Pinsrw | M::Pinsrd | M::Pinsrq | M::Cvtsi2sd | M::Cvtsi2ss => Form::From,
+        M::Comisd | M::Comiss | M::Ucomisd | M::Ucomiss | M::Ptest => Form::Compare,
+        M::Pcmpistri | M::Pcmpistrm | M::Pcmpestri | M::Pcmpestrm => Form::Text,
+        m if shifts(m) && !other => Form::Shift,
+        m if first && other && (floats(m) || integers(m) || moves(m) || shifts(m)) => Form::Vectors,
+        m if first && other && ciphers(m) => Form::Vectors,
         _ => return None,
     })
 }
 
-/// Whether it depends on MXCSR.
-pub fn uses_mxcsr(i: &Instruction) -> bool {
-    let class = class(i);
-    matches!(class, Some(Class::Float | Class::Compare | Class::ToInteger | Class::FromInteger))
+/// Moves that load and store.
+#[rustfmt::skip]
+fn either_way(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Movaps | Movapd | Movdqa | Movups | Movupd | Movdqu | Movss | Movsd | Movq
+            | Movlps | Movlpd | Movhps | Movhpd | Movntdq | Movntps | Movntpd
+    )
 }
 
+/// Moves to XMM registers, and shuffles.
 #[rustfmt::skip]
-fn float(m: M) -> bool {
+fn moves(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Movhlps | Movlhps | Movddup | Movsldup | Movshdup | Lddqu | Movntdqa
+            | Packsswb | Packssdw | Packuswb | Packusdw
+            | Punpcklbw | Punpcklwd | Punpckldq | Punpcklqdq
+            | Punpckhbw | Punpckhwd | Punpckhdq | Punpckhqdq
+            | Unpcklps | Unpcklpd | Unpckhps | Unpckhpd | Shufps | Shufpd
+            | Pshufd | Pshuflw | Pshufhw | Pshufb | Palignr | Insertps
+            | Pblendw | Blendps | Blendpd | Pblendvb | Blendvps | Blendvpd
+            | Pmovsxbw | Pmovsxbd | Pmovsxbq | Pmovsxwd | Pmovsxwq | Pmovsxdq
+            | Pmovzxbw | Pmovzxbd | Pmovzxbq | Pmovzxwd | Pmovzxwq | Pmovzxdq
+    )
+}
+
+/// What depends on MXCSR.
+#[rustfmt::skip]
+fn floats(m: M) -> bool {
     use M::*;
     matches!(
         m,
@@ -103,53 +130,77 @@ fn float(m: M) -> bool {
             | Maxss | Maxsd | Maxps | Maxpd | Cmpss | Cmpsd | Cmpps | Cmppd
             | Cvtss2sd | Cvtsd2ss | Cvtps2pd | Cvtpd2ps | Cvtdq2ps | Cvtdq2pd
             | Cvtps2dq | Cvttps2dq | Cvtpd2dq | Cvttpd2dq
+            | Haddps | Haddpd | Hsubps | Hsubpd | Addsubps | Addsubpd
+            | Roundss | Roundsd | Roundps | Roundpd
     )
 }
 
 #[rustfmt::skip]
-fn integer(m: M) -> bool {
+fn integers(m: M) -> bool {
     use M::*;
     matches!(
         m,
-        Movss | Movsd | Movhlps | Movlhps
-            | Pxor | Por | Pand | Pandn | Xorps | Xorpd | Orps | Orpd
+        Pxor | Por | Pand | Pandn | Xorps | Xorpd | Orps | Orpd
             | Andps | Andpd | Andnps | Andnpd
             | Paddb | Paddw | Paddd | Paddq | Psubb | Psubw | Psubd | Psubq
             | Paddsb | Paddsw | Paddusb | Paddusw | Psubsb | Psubsw | Psubusb | Psubusw
-            | Pcmpeqb | Pcmpeqw | Pcmpeqd | Pcmpeqq | Pcmpgtb | Pcmpgtw | Pcmpgtd
+            | Pcmpeqb | Pcmpeqw | Pcmpeqd | Pcmpeqq | Pcmpgtb | Pcmpgtw | Pcmpgtd | Pcmpgtq
             | Pminub | Pmaxub | Pminsw | Pmaxsw | Pminsb | Pmaxsb | Pminuw | Pmaxuw
             | Pminsd | Pmaxsd | Pminud | Pmaxud
-            | Pmullw | Pmulhw | Pmulhuw | Pmuludq | Pmulld | Pmuldq | Pmaddwd
-            | Pavgb | Pavgw | Psadbw | Packsswb | Packssdw | Packuswb | Packusdw
-            | Punpcklbw | Punpcklwd | Punpckldq | Punpcklqdq
-            | Punpckhbw | Punpckhwd | Punpckhdq | Punpckhqdq
-            | Pshufd | Pshuflw | Pshufhw | Pshufb | Palignr
-            | Psllw | Pslld | Psllq | Psrlw | Psrld | Psrlq | Psraw | Psrad
-            | Unpcklps | Unpcklpd | Unpckhps | Unpckhpd | Shufps | Shufpd
+            | Pmullw | Pmulhw | Pmulhuw | Pmulhrsw | Pmuludq | Pmulld | Pmuldq
+            | Pmaddwd | Pmaddubsw | Pavgb | Pavgw | Psadbw | Mpsadbw | Phminposuw
+            | Psignb | Psignw | Psignd | Pabsb | Pabsw | Pabsd
+            | Phaddw | Phaddd | Phaddsw | Phsubw | Phsubd | Phsubsw
     )
+}
+
+#[rustfmt::skip]
+fn shifts(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Psllw | Pslld | Psllq | Psrlw | Psrld | Psrlq | Psraw | Psrad | Pslldq | Psrldq
+    )
+}
+
+/// What a host with BMI2 may lack.
+fn ciphers(m: M) -> bool {
+    use M::{Aesdec, Aesdeclast, Aesenc, Aesenclast, Aesimc, Aeskeygenassist, Pclmulqdq};
+    match m {
+        Aesenc | Aesenclast | Aesdec | Aesdeclast | Aesimc | Aeskeygenassist => {
+            is_x86_feature_detected!("aes")
+        }
+        Pclmulqdq => is_x86_feature_detected!("pclmulqdq"),
+        _ => false,
+    }
 }
 
 /// Encoding of the guest's instruction.
 struct Encoding {
+    /// The mandatory prefix, or 0.
     prefix: u8,
     opcode: u32,
-    /// ModRM.reg, where it extends the opcode.
+    /// 8 with REX.W, else 4.
+    size: u8,
+    /// ModRM.reg without REX, where it extends the opcode.
     extension: u8,
+    immediate: Option<u8>,
 }
 
-/// Takes the instruction's bytes apart: mandatory prefix, opcode. `None` for what is not of the map
-/// 0F.
+/// Takes the instruction's bytes apart. `None` for what is not of the map 0F.
 fn encoding(bytes: &[u8]) -> Option<Encoding> {
-    let (mut size, mut repeat) = (0, 0);
+    let (mut operand, mut repeat, mut rex) = (0, 0, 0);
     let mut at = 0;
     loop {
-        match *bytes.get(at)? {
-            0x66 => size = 0x66,
-            b @ (0xF2 | 0xF3) => repeat = b,
+        let b = *bytes.get(at)?;
+        match b {
+            0x66 => operand = b,
+            0xF2 | 0xF3 => repeat = b,
             0x26 | 0x2E | 0x36 | 0x3E | 0x64 | 0x65 | 0x67 | 0x40..=0x4F => {}
             0x0F => break,
             _ => return None,
         }
+        rex = if b & 0xF0 == 0x40 { b } else { 0 };
         at += 1;
     }
     let second = *bytes.get(at + 1)?;
@@ -158,180 +209,128 @@ fn encoding(bytes: &[u8]) -> Option<Encoding> {
     } else {
         (0x0F00 | u32::from(second), at + 2)
     };
-    let extension = bytes.get(next)? >> 3 & 7;
-    Some(Encoding { prefix: if repeat != 0 { repeat } else { size }, opcode, extension })
+    let last = *bytes.last()?;
+    let immediate = match opcode {
+        // Predicate and rounding: what the rest of the byte says counts for nothing.
+        0x0FC2 => Some(last & 7),
+        0x0F_3A08..=0x0F_3A0B => Some(last & 15),
+        0x0F70..=0x0F73 | 0x0FC4..=0x0FC6 | 0x0F_3A00..=0x0F_3AFF => Some(last),
+        _ => None,
+    };
+    Some(Encoding {
+        prefix: if repeat != 0 { repeat } else { operand },
+        opcode,
+        size: if rex & 8 != 0 { 8 } else { 4 },
+        extension: bytes.get(next)? >> 3 & 7,
+        immediate,
+    })
 }
 
+/// Whether the opcode has its destination in ModRM.rm.
+fn stores(e: &Encoding) -> bool {
+    matches!(e.opcode, 0x0F11 | 0x0F13 | 0x0F17 | 0x0F29 | 0x0F2B | 0x0F7F | 0x0FD6 | 0x0FE7)
+}
+
+/// Lowers `i`, if it is of this family.
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    let Some(class) = class(i) else { return false };
-    let Some(e) = encoding(t.instruction_bytes()) else { return false };
-    t.spoil();
-    if uses_mxcsr(i) {
-        t.a.alu_imm(crate::asm::alu::CMP, 4, in_memory(word::FLOAT), 0);
-        t.miss(4);
-    } else {
-        t.a.alu_imm(crate::asm::alu::CMP, 1, layout::sse_blocked(), 0);
-        t.miss(5);
+    let Some(form) = form(i) else { return false };
+    let Some(mut e) = encoding(t.instruction_bytes()) else { return false };
+    // Non-temporal moves are ordinary ones: guest memory is not written out of order.
+    match (e.prefix, e.opcode) {
+        (0x66, 0x0FE7) => e.opcode = 0x0F7F,
+        (_, 0x0F2B) => e.opcode = 0x0F29,
+        (0x66, 0x0F_382A) => e.opcode = 0x0F6F,
+        _ => {}
     }
-    match class {
-        Class::Whole => whole(t, i),
-        Class::Scalar(s) => scalar(t, i, s),
-        Class::Half(from) => half(t, i, from),
-        Class::General => general(t, i),
-        Class::Integer | Class::Float => binary(t, i, &e),
-        Class::Shift => {
-            let to = layout::xmm(register(i, 0));
-            t.a.sse(0, 0x0F10, 4, 0, to);
-            t.a.sse(0x66, e.opcode, 4, e.extension, Rm::Reg(0));
-            t.a.raw(&[i.immediate(1) as u8]);
-            t.a.sse(0, 0x0F11, 4, 0, to);
+    match form {
+        Form::Vectors => {
+            let (reg, rm) = if stores(&e) { (1, 0) } else { (0, 1) };
+            let rm = operand(t, i, rm);
+            emit(t, &e, 4, register(i, reg), rm);
         }
-        Class::Compare => {
-            let rm = second(t, i);
-            t.a.sse(0, 0x0F10, 4, 0, layout::xmm(register(i, 0)));
-            t.a.sse(e.prefix, e.opcode, 4, 0, rm);
-            t.produced(Kind::Arithmetic, None);
+        Form::Shift => {
+            emit(t, &e, 4, e.extension, Rm::Reg(register(i, 0)));
         }
-        Class::ToInteger => {
-            let rm = second(t, i);
-            let s = crate::classify::size(i);
-            t.assign(register(i, 0), s, |t, to| t.a.sse(e.prefix, e.opcode, s, to, rm));
+        Form::From => {
+            let rm = operand(t, i, 1);
+            emit(t, &e, e.size, register(i, 0), rm);
         }
-        Class::FromInteger => from_integer(t, i, &e),
-        Class::Mask => {
-            t.a.sse(0, 0x0F10, 4, 0, layout::xmm(register(i, 1)));
-            t.assign(register(i, 0), 4, |t, to| {
-                t.a.sse(e.prefix, e.opcode, 4, to, Rm::Reg(0));
+        Form::To if is_memory(i, 0) => {
+            let rm = operand(t, i, 0);
+            emit(t, &e, e.size, register(i, 1), rm);
+        }
+        Form::To => {
+            let from = register(i, 1);
+            t.assign(register(i, 0), e.size, |t, to| emit(t, &e, e.size, from, Rm::Reg(to)));
+        }
+        Form::Out => {
+            let rm = operand(t, i, 1);
+            let extract = e.opcode == 0x0F_3A15;
+            t.assign(register(i, 0), e.size, |t, to| match (extract, rm) {
+                (true, Rm::Reg(from)) => emit(t, &e, 4, from, Rm::Reg(to)),
+                _ => emit(t, &e, e.size, to, rm),
             });
         }
+        Form::Compare => {
+            let rm = operand(t, i, 1);
+            emit(t, &e, 4, register(i, 0), rm);
+            t.produced(Kind::Arithmetic, None);
+        }
+        Form::Text => text(t, i, &e),
+        Form::Control => control(t, i),
     }
     true
 }
 
-/// The memory operand of `size` bytes; of 16 it must be aligned, if `aligned`.
-fn memory(t: &mut Translator, i: &Instruction, size: u8, write: bool, aligned: bool) -> Rm {
-    let la = t.address(i);
-    if aligned && size == 16 {
-        t.a.test_imm(1, Rm::Reg(la), 15);
-        t.miss(5);
+fn emit(t: &mut Translator, e: &Encoding, size: u8, reg: u8, rm: Rm) {
+    t.a.sse(e.prefix, e.opcode, size, reg, rm);
+    if let Some(imm) = e.immediate {
+        t.a.raw(&[imm]);
     }
-    t.check(la, size, write, false)
 }
 
-/// The second operand: the register's place, or memory; what must be aligned is in XMM1.
-fn second(t: &mut Translator, i: &Instruction) -> Rm {
-    if !is_memory(i, 1) {
-        return layout::xmm(register(i, 1));
+/// Operand `n`: an XMM register, a general register's place, or memory after its check.
+fn operand(t: &mut Translator, i: &Instruction, n: u32) -> Rm {
+    use M::{Lddqu, Movdqu, Movupd, Movups};
+    if is_xmm(i, n) {
+        return Rm::Reg(register(i, n));
+    }
+    if !is_memory(i, n) {
+        return place(register(i, n).into());
     }
     let size = i.memory_size().size() as u8;
-    let rm = memory(t, i, size, false, true);
-    if size == 16 {
-        t.a.sse(0, 0x0F10, 4, 1, rm);
-        return Rm::Reg(1);
-    }
-    rm
-}
-
-fn binary(t: &mut Translator, i: &Instruction, e: &Encoding) {
-    let rm = second(t, i);
-    let to = layout::xmm(register(i, 0));
-    t.a.sse(0, 0x0F10, 4, 0, to);
-    // A scalar move between registers has a register form only, which merges.
-    let rm = if matches!(i.mnemonic(), M::Movss | M::Movsd | M::Movhlps | M::Movlhps) {
-        t.a.sse(0, 0x0F10, 4, 1, rm);
-        Rm::Reg(1)
+    let la = t.address(i);
+    if size == 16 && !matches!(i.mnemonic(), Movups | Movupd | Movdqu | Lddqu) {
+        t.check_aligned(la, n == 0)
     } else {
-        rm
-    };
-    let opcode = match e.opcode {
-        // The form that has its destination in ModRM.rm.
-        0x0F11 => 0x0F10,
-        opcode => opcode,
-    };
-    t.a.sse(e.prefix, opcode, 4, 0, rm);
-    if i.op_count() == 3 {
-        t.a.raw(&[i.immediate(2) as u8]);
+        t.check(la, size, n == 0, false)
     }
-    t.a.sse(0, 0x0F11, 4, 0, to);
 }
 
-fn whole(t: &mut Translator, i: &Instruction) {
-    use M::{Lddqu, Movdqu, Movupd, Movups};
-    let aligned = !matches!(i.mnemonic(), Movups | Movupd | Movdqu | Lddqu);
-    if is_memory(i, 0) {
-        let rm = memory(t, i, 16, true, aligned);
-        t.a.sse(0, 0x0F10, 4, 0, layout::xmm(register(i, 1)));
-        t.a.sse(0, 0x0F11, 4, 0, rm);
+fn text(t: &mut Translator, i: &Instruction, e: &Encoding) {
+    let rm = if is_memory(i, 1) { t.access(i, 16, false, true) } else { Rm::Reg(register(i, 1)) };
+    t.spoil();
+    if matches!(i.mnemonic(), M::Pcmpestri | M::Pcmpestrm) {
+        t.a.load(8, RAX, place(cpu::RAX));
+        t.a.load(8, RDX, place(cpu::RDX));
+    }
+    emit(t, e, e.size, register(i, 0), rm);
+    if matches!(i.mnemonic(), M::Pcmpistri | M::Pcmpestri) {
+        t.write(cpu::RCX as u8, 8, RCX);
+    }
+    t.produced(Kind::Arithmetic, None);
+}
+
+fn control(t: &mut Translator, i: &Instruction) {
+    let rm = t.access(i, 4, i.mnemonic() == M::Stmxcsr, true);
+    if i.mnemonic() == M::Stmxcsr {
+        t.a.stmxcsr(rm);
         return;
     }
-    let rm = if is_memory(i, 1) {
-        memory(t, i, 16, false, aligned)
-    } else {
-        layout::xmm(register(i, 1))
-    };
-    t.a.sse(0, 0x0F10, 4, 0, rm);
-    t.a.sse(0, 0x0F11, 4, 0, layout::xmm(register(i, 0)));
-}
-
-/// MOVSS or MOVSD as prefix and opcode of the load.
-fn scalar_prefix(s: u8) -> u8 {
-    if s == 4 { 0xF3 } else { 0xF2 }
-}
-
-fn scalar(t: &mut Translator, i: &Instruction, s: u8) {
-    if is_memory(i, 0) {
-        let rm = memory(t, i, s, true, false);
-        t.a.sse(scalar_prefix(s), 0x0F10, 4, 0, layout::xmm(register(i, 1)));
-        t.a.sse(scalar_prefix(s), 0x0F11, 4, 0, rm);
-    } else {
-        let rm = memory(t, i, s, false, false);
-        t.a.sse(scalar_prefix(s), 0x0F10, 4, 0, rm);
-        t.a.sse(0, 0x0F11, 4, 0, layout::xmm(register(i, 0)));
-    }
-}
-
-fn half(t: &mut Translator, i: &Instruction, from: u8) {
-    // MOVLPS 12 and 13, MOVHPS 16 and 17.
-    let load = if from == 0 { 0x0F12 } else { 0x0F16 };
-    if is_memory(i, 0) {
-        let rm = memory(t, i, 8, true, false);
-        t.a.sse(0, 0x0F10, 4, 0, layout::xmm(register(i, 1)));
-        t.a.sse(0, load + 1, 4, 0, rm);
-    } else {
-        let rm = memory(t, i, 8, false, false);
-        let to = layout::xmm(register(i, 0));
-        t.a.sse(0, 0x0F10, 4, 0, to);
-        t.a.sse(0, load, 4, 0, rm);
-        t.a.sse(0, 0x0F11, 4, 0, to);
-    }
-}
-
-/// MOVD and MOVQ without memory operand.
-fn general(t: &mut Translator, i: &Instruction) {
-    let (to, from) = (i.op0_register(), i.op1_register());
-    let wide = |r: Register| if r.is_gpr64() { 8 } else { 4 };
-    if to.is_xmm() && from.is_xmm() {
-        t.a.sse(0xF3, 0x0F7E, 4, 0, layout::xmm(register(i, 1)));
-        t.a.sse(0, 0x0F11, 4, 0, layout::xmm(register(i, 0)));
-    } else if to.is_xmm() {
-        t.a.sse(0x66, 0x0F6E, wide(from), 0, place(register(i, 1).into()));
-        t.a.sse(0, 0x0F11, 4, 0, layout::xmm(register(i, 0)));
-    } else {
-        let rm = layout::xmm(register(i, 1));
-        t.assign(register(i, 0), wide(to), |t, to_host| t.a.load(wide(to), to_host, rm));
-    }
-}
-
-fn from_integer(t: &mut Translator, i: &Instruction, e: &Encoding) {
-    let (rm, s) = if is_memory(i, 1) {
-        let s = i.memory_size().size() as u8;
-        (memory(t, i, s, false, false), s)
-    } else {
-        let r = i.op1_register();
-        (place(register(i, 1).into()), if r.is_gpr64() { 8 } else { 4 })
-    };
-    let to = layout::xmm(register(i, 0));
-    t.a.sse(0, 0x0F10, 4, 0, to);
-    t.a.sse(e.prefix, e.opcode, s, 0, rm);
-    t.a.sse(0, 0x0F11, 4, 0, to);
+    // Reserved bits fault; exceptions that are not masked are the interpreter's affair.
+    t.a.load(4, RDX, rm);
+    t.a.alu_imm(AND, 4, Rm::Reg(RDX), 0xFFFF_1F80_u32 as i32);
+    t.a.alu_imm(CMP, 4, Rm::Reg(RDX), 0x1F80);
+    t.miss(5);
+    t.a.ldmxcsr(rm);
 }
