@@ -384,6 +384,11 @@ impl Asm {
         self.modrm(prefix, opcode, size.max(4), 0, reg, rm);
     }
 
+    /// An x87 instruction with a memory operand, or a state to load or store.
+    pub fn x87(&mut self, escape: u8, extension: u8, rm: Rm) {
+        self.modrm(0, escape.into(), 4, 0, extension, rm);
+    }
+
     /// `ldmxcsr rm`.
     pub fn ldmxcsr(&mut self, rm: Rm) {
         self.modrm(0, 0x0FAE, 4, 0, 2, rm);

@@ -3,7 +3,7 @@
 //! Contract: [`classify`] says which instructions the families in [`crate::lower`] lower, and what
 //! each does to flags and registers, so that flags need not be kept where nobody can see them.
 
-use crate::lower::sse;
+use crate::lower::{sse, x87};
 use emulator::cpu::{RAX, RBP, RDX, RSP};
 use emulator::decode::ends_block;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
@@ -40,6 +40,8 @@ pub struct Item {
     pub writes: u32,
     /// The code emitted for it uses XMM registers.
     pub vector: bool,
+    /// It uses the x87.
+    pub x87: bool,
     /// Nothing is executed after it in its block.
     pub last: bool,
 }
@@ -63,7 +65,10 @@ fn memory_operand(i: &Instruction) -> bool {
 /// Every register operand is plain, and a memory operand has a 64-bit address.
 fn plain_operands(i: &Instruction) -> bool {
     (0..i.op_count()).all(|n| match i.op_kind(n) {
-        OpKind::Register => plain(i.op_register(n)) || i.op_register(n).is_xmm(),
+        OpKind::Register => {
+            let r = i.op_register(n);
+            plain(r) || r.is_xmm() || r.is_st()
+        }
         OpKind::Memory => {
             let wide = |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
             wide(i.memory_base())
@@ -99,6 +104,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         preserves: false,
         writes: 0,
         vector: false,
+        x87: false,
         last: invalid || ends_block(&i) || i.mnemonic() == M::Jmp,
     };
     if invalid || !plain_operands(&i) || item.last && !branches(&i) {
@@ -114,6 +120,18 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
         item.writes = form.writes(&i);
         item.preserves = !item.memory && !form.sets_flags();
+        return item;
+    }
+    if let Some(form) = x87::form(&i) {
+        item.lowered = true;
+        item.x87 = true;
+        item.effect = match form {
+            x87::Form::Compare => Effect::Sets,
+            x87::Form::Conditional(_) => Effect::Reads,
+            _ => Effect::None,
+        };
+        item.writes = x87::writes(form);
+        item.preserves = !item.memory && form != x87::Form::Compare;
         return item;
     }
     let Some((effect, writes)) = lowered(&i) else {

@@ -72,7 +72,7 @@ impl Jit {
         let bytes = bytes.max(2 * LARGEST).next_multiple_of(PAGE).min(1 << 30);
         let mut memory = CodeMemory::new(bytes)?;
         let mut asm = Asm::new(memory.address());
-        let shared = thunks::emit(&mut asm, run::interpreter());
+        let shared = thunks::emit(&mut asm, run::interpreter(), run::preparer());
         memory.write(0, &asm.bytes);
         let start = asm.bytes.len().next_multiple_of(64);
         let heat = vec![0; HEATS].into_boxed_slice();

@@ -8,7 +8,7 @@ use crate::asm::Rm;
 use crate::asm::reg::*;
 use core::mem::offset_of;
 use emulator::core::Core;
-use emulator::cpu::Cpu;
+use emulator::cpu::{Cpu, Fpu};
 
 /// The budget: instructions that may still retire, those of the block in execution taken off.
 pub const BUDGET: u8 = R15;
@@ -47,7 +47,10 @@ pub mod word {
     pub const HOST_MXCSR: usize = 29;
     /// MXCSR as it is.
     pub const SEEN_MXCSR: usize = 30;
-    pub const END: usize = 31;
+    /// 1: the guest's x87 state is in the host's x87, with all exceptions masked, and the
+    /// instructions are not blocked. 2: it is in [`crate::run`]'s image.
+    pub const X87: usize = 31;
+    pub const END: usize = 32;
 }
 
 /// The guest's general register or a word, in memory.
@@ -87,6 +90,35 @@ pub fn xmm(n: u8) -> Rm {
 /// The guest's MXCSR.
 pub fn mxcsr() -> Rm {
     Rm::Mem(STATE, from_state(offset_of!(Core, cpu) + offset_of!(Cpu, mxcsr)))
+}
+
+fn fpu(offset: usize) -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, cpu) + offset_of!(Cpu, fpu) + offset))
+}
+
+/// The x87's control word.
+pub fn fpu_control() -> Rm {
+    fpu(offset_of!(Fpu, control))
+}
+
+/// The x87's status word.
+pub fn fpu_status() -> Rm {
+    fpu(offset_of!(Fpu, status))
+}
+
+/// The x87's instruction pointer.
+pub fn fpu_instruction() -> Rm {
+    fpu(offset_of!(Fpu, fip))
+}
+
+/// The x87's data pointer.
+pub fn fpu_data() -> Rm {
+    fpu(offset_of!(Fpu, fdp))
+}
+
+/// [`Core::fpu_blocked`], a byte.
+pub fn fpu_blocked() -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, fpu_blocked)))
 }
 
 /// [`Core::sse_blocked`], a byte.

@@ -13,6 +13,7 @@
 //! | `layout` | which registers and words are what while code runs |
 //! | `thunks` | code that all blocks share |
 //! | `cache` | blocks, the jumps between them, the table of jump targets |
+//! | `x87_image` | the x87 state on its way between guest and host |
 //! | `run` | in and out of translated code; calls of the interpreter |
 //! | `dispatch` | the engine's loop |
 
@@ -38,6 +39,8 @@ mod run;
 mod thunks;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod translate;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod x87_image;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use dispatch::Jit;

@@ -8,13 +8,18 @@ use crate::flags;
 use crate::layout::{BIAS, word};
 use crate::thunks::{LEFT, Thunks};
 use crate::translate::UNKNOWN;
+use crate::x87_image;
 use emulator::core::Core;
 use emulator::cpu::{BLOCK_RIP, Cpu};
 use emulator::decode::{self, MAX_LENGTH};
 use emulator::op::Exit;
 
 /// What [`interpret`] works on.
+#[repr(C)]
 pub struct Context {
+    /// The x87 state, as FNSAVE and FRSTOR have it in 64-bit code: translated code knows that it is
+    /// the first field.
+    x87: x87_image::Image,
     core: *mut Core,
     cache: *mut Cache,
     /// The worlds when code was entered: blocks hold for no others.
@@ -59,12 +64,14 @@ pub fn enter(cache: &mut Cache, core: &mut Core, code: u64, budget: i64, worlds:
     core.tlb.set_host_base(core.ram.bytes_mut().as_mut_ptr() as u64);
     refresh(core);
     let thunks: Thunks = cache.thunks;
-    let mut context = Context { core, cache, worlds: core.tlb.worlds() };
+    let x87 = x87_image::EMPTY;
+    let mut context = Context { x87, core, cache, worlds: core.tlb.worlds() };
     let regs = &mut core.cpu.regs;
     regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     regs[word::WORLD] = worlds[0].into();
     regs[word::WORLD + 1] = worlds[1].into();
     regs[word::XMM] = 0;
+    regs[word::X87] = 0;
     regs[word::HOST_MXCSR] = 0x1F80;
     regs[word::JUMPS] = cache.jumps.as_ptr() as u64;
     // What translated code and `interpret` use is derived from these two from here on.
@@ -86,6 +93,7 @@ pub fn enter(cache: &mut Cache, core: &mut Core, code: u64, budget: i64, worlds:
     };
     // SAFETY: translated code has ended, and with it every use of `context`.
     let core = unsafe { &mut *core };
+    x87_back(core, &context.x87);
     let budget = core.cpu.regs[word::BUDGET] as i64;
     if exit & 7 != LEFT {
         let status = flags::unpack(core.cpu.regs[word::FLAGS]);
@@ -106,6 +114,8 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
     // uses it, the core or the cache meanwhile.
     let (core, cache, worlds) =
         unsafe { (&mut *(*context).core, &mut *(*context).cache, (*context).worlds) };
+    // SAFETY: as above.
+    x87_back(core, unsafe { &(*context).x87 });
     let site = &mut cache.sites[site as usize];
     core.icount = core.limit.wrapping_sub((budget + i64::from(site.left)) as u64);
     core.cpu.regs[BLOCK_RIP] = site.rip;
@@ -123,19 +133,45 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
     }
     let next = site.next;
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
-    let vectors = vectors_ready(core);
+    let ready = (vectors_ready(core), x87_ready(core));
     let exit = (op[0].exec)(core, op);
     let goes_on = exit == Exit::Next
         && core.cpu.rip == next
         && !core.ram.has_stale_code()
         && core.tlb.worlds() == worlds
-        && vectors_ready(core) == vectors;
+        && (vectors_ready(core), x87_ready(core)) == ready;
     if !goes_on {
         return left(exit);
     }
     core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     refresh(core);
     0
+}
+
+/// Takes the x87 state from the image, if translated code has left it there.
+fn x87_back(core: &mut Core, image: &x87_image::Image) {
+    if core.cpu.regs[word::X87] != 0 {
+        core.cpu.regs[word::X87] = 0;
+        x87_image::take(&mut core.cpu.fpu, image);
+    }
+}
+
+/// Makes the image of the x87 state. Called by translated code.
+extern "sysv64" fn prepare_x87(context: *mut Context) {
+    // SAFETY: `context` is the one of `enter`, which waits for translated code to end; nobody else
+    // uses it or the core meanwhile.
+    unsafe { (*context).x87 = x87_image::make(&(*(*context).core).cpu.fpu) };
+}
+
+/// Address of [`prepare_x87`].
+pub fn preparer() -> usize {
+    prepare_x87 as *const () as usize
+}
+
+/// Whether translated code may execute x87 instructions by itself: it cannot raise exceptions.
+fn x87_ready(core: &Core) -> bool {
+    let fpu = &core.cpu.fpu;
+    !core.fpu_blocked && fpu.control & 0x3F == 0x3F && fpu.status & 0x80 == 0
 }
 
 /// Whether translated code may execute SSE instructions by itself: it cannot raise exceptions.

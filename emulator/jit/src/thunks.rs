@@ -6,7 +6,10 @@ use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Rm};
 use crate::flags::OF_DERIVED;
-use crate::layout::{BUDGET, HOSTS, STATE, TLB, in_memory, mxcsr, sse_blocked, word, xmm};
+use crate::layout::{
+    BUDGET, HOSTS, STATE, TLB, fpu_blocked, fpu_control, fpu_status, in_memory, mxcsr, sse_blocked,
+    word, xmm,
+};
 use crate::translate::find;
 
 /// How code comes back, in bits 2:0 of RAX: at an edge (bits 63:3) that leads nowhere yet.
@@ -42,6 +45,11 @@ pub struct Thunks {
     /// Jumped to with an address in RAX and an exit in RDX, for the two halves of the address space:
     /// goes on at the address if it is that of a translated block, else leaves.
     pub find: [usize; 2],
+    /// Called: the guest's x87 state comes into the host's; XMM registers do not stay there. Uses
+    /// RAX, RCX, RDX.
+    pub x87_on: usize,
+    /// Called at the start of a block with an exit of kind [`REFUSED`] in RAX: the same, or leaves.
+    pub x87_first: usize,
     /// Called: the guest's XMM registers come into the host's. Uses RCX.
     pub vectors_on: usize,
     /// Called at the start of a block with an exit of kind [`REFUSED`] in RAX: the same, or leaves.
@@ -50,8 +58,8 @@ pub struct Thunks {
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
 
-/// Emits the shared code; `helper` is the address of [`crate::run`]'s function.
-pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
+/// Emits the shared code; `helper` and `x87` are the addresses of [`crate::run`]'s functions.
+pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     let mut t = Thunks { enter: a.here(), ..Thunks::default() };
     for r in SAVED {
         a.push(r);
@@ -65,6 +73,7 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
 
     t.leave = a.here();
     store(a);
+    x87_off(a);
     vectors_off(a);
     let out = a.label();
     a.store(8, in_memory(word::BUDGET), BUDGET);
@@ -76,6 +85,7 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
 
     t.interpret = a.here();
     store(a);
+    x87_off(a);
     vectors_off(a);
     a.load(8, RDI, in_memory(word::CONTEXT));
     a.load(4, RSI, Rm::Reg(RAX));
@@ -135,6 +145,54 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
         a.load(8, RAX, in_memory(word::SPILL));
         a.jmp(t.leave);
     }
+    x87_thunks(a, &mut t, x87);
+    vector_thunks(a, &mut t);
+    t
+}
+
+/// In and out of [`word::X87`].
+fn x87_thunks(a: &mut Asm, t: &mut Thunks, helper: usize) {
+    t.x87_first = a.here();
+    a.alu_imm(CMP, 1, fpu_blocked(), 0);
+    let blocked = a.jcc_far(5);
+    a.extend(false, 4, 2, RCX, fpu_control());
+    a.alu_imm(AND, 4, Rm::Reg(RCX), 0x3F);
+    a.alu_imm(CMP, 4, Rm::Reg(RCX), 0x3F);
+    let unmasked = a.jcc_far(5);
+    a.test_imm(1, fpu_status(), 0x80);
+    let pending = a.jcc_far(5);
+    t.x87_on = a.here();
+    store(a);
+    vectors_off(a);
+    a.load(8, RDI, in_memory(word::CONTEXT));
+    a.alu_imm(SUB, 8, Rm::Reg(RSP), 8);
+    a.set(RAX, helper as u64);
+    a.call_rm(Rm::Reg(RAX));
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    load(a);
+    a.load(8, RCX, in_memory(word::CONTEXT));
+    a.x87(0xDD, 4, Rm::Mem(RCX, 0)); // FRSTOR
+    a.store_imm(4, in_memory(word::X87), 1);
+    a.ret();
+    for jump in [blocked, unmasked, pending] {
+        a.bind(jump);
+    }
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    a.jmp(t.leave);
+}
+
+/// Stores the guest's x87 state, if it is in the host's, and leaves the host an empty one. Uses RCX.
+fn x87_off(a: &mut Asm) {
+    a.alu_imm(CMP, 4, in_memory(word::X87), 0);
+    let off = a.jcc_far(4);
+    a.load(8, RCX, in_memory(word::CONTEXT));
+    a.x87(0xDD, 6, Rm::Mem(RCX, 0)); // FNSAVE
+    a.store_imm(4, in_memory(word::X87), 2);
+    a.bind(off);
+}
+
+/// In and out of [`word::XMM`].
+fn vector_thunks(a: &mut Asm, t: &mut Thunks) {
     t.vectors_first = a.here();
     a.alu_imm(CMP, 1, sse_blocked(), 0);
     let blocked = a.jcc_far(5);
@@ -149,7 +207,6 @@ pub fn emit(a: &mut Asm, helper: usize) -> Thunks {
     a.bind(unmasked);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
     a.jmp(t.leave);
-    t
 }
 
 /// See [`word::XMM`]. Uses RCX.

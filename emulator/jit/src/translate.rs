@@ -108,7 +108,7 @@ enum Cold {
         site: u32,
         before: FlagState,
         restore: bool,
-        vectors: bool,
+        wanted: (bool, bool),
     },
     Side {
         jump: Jump,
@@ -128,9 +128,10 @@ enum Cold {
     Over {
         jump: Jump,
     },
-    Vectors {
+    Ready {
         jump: Jump,
         resume: usize,
+        thunk: usize,
     },
 }
 
@@ -236,16 +237,41 @@ impl Translator<'_> {
         self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
         let jump = self.a.jcc_far(8);
         self.cold.push(Cold::Over { jump });
-        if self.vectors_wanted(0) {
-            self.a.alu_imm(CMP, 1, in_memory(word::XMM), 0);
-            let jump = self.a.jcc_far(4);
-            self.cold.push(Cold::Vectors { jump, resume: self.a.bytes.len() });
+        let (x87, vectors) = self.wanted(0);
+        let thunks = self.request.thunks;
+        for (wanted, word, thunk) in [
+            // The x87 comes first: its thunk takes away XMM registers.
+            (x87, word::X87, thunks.x87_first),
+            (vectors, word::XMM, thunks.vectors_first),
+        ] {
+            if wanted {
+                self.a.alu_imm(CMP, 1, in_memory(word), 0);
+                let jump = self.a.jcc_far(4);
+                self.cold.push(Cold::Ready { jump, resume: self.a.bytes.len(), thunk });
+            }
         }
     }
 
-    /// Whether an instruction from number `at` on uses XMM registers by itself.
-    fn vectors_wanted(&self, at: usize) -> bool {
-        self.items[at..].iter().any(|item| item.vector)
+    /// Whether an instruction from number `at` on uses the host's x87, and its XMM registers.
+    fn wanted(&self, at: usize) -> (bool, bool) {
+        let items = &self.items[at..];
+        (items.iter().any(|item| item.x87), items.iter().any(|item| item.vector))
+    }
+
+    /// What the instructions behind the one at hand want, after a call of the interpreter.
+    fn bring_back(&mut self, (x87, vectors): (bool, bool)) {
+        if x87 {
+            self.a.call(self.request.thunks.x87_on);
+        }
+        if vectors {
+            self.a.call(self.request.thunks.vectors_on);
+        }
+    }
+
+    /// Whether the next instruction notes its address for the x87, whatever happens.
+    pub fn next_notes(&self) -> bool {
+        let next = self.items.get(self.at + 1);
+        next.is_some_and(|item| item.x87 && lower::x87::always_notes(&item.i))
     }
 
     fn instruction(&mut self) {
@@ -262,8 +288,8 @@ impl Translator<'_> {
             let resume = self.a.bytes.len();
             let restore = self.flags.host.is_some();
             let before = self.before;
-            let vectors = self.vectors_wanted(self.at + 1);
-            self.cold.push(Cold::Slow { jumps, resume, site, before, restore, vectors });
+            let wanted = self.wanted(self.at + 1);
+            self.cold.push(Cold::Slow { jumps, resume, site, before, restore, wanted });
         }
         if let Some(recipe) = self.flags.recipe
             && recipe.registers() & item.writes != 0
@@ -280,9 +306,7 @@ impl Translator<'_> {
         let site = self.site(last);
         self.a.set(RAX, site.into());
         self.a.call(self.request.thunks.interpret);
-        if self.vectors_wanted(self.at + 1) {
-            self.a.call(self.request.thunks.vectors_on);
-        }
+        self.bring_back(self.wanted(self.at + 1));
         self.flags = FlagState { word: true, host: None, recipe: None };
     }
 
@@ -598,14 +622,12 @@ impl Translator<'_> {
         // Edges of side exits make stubs in turn.
         while let Some(cold) = self.cold.pop() {
             match cold {
-                Cold::Slow { jumps, resume, site, before, restore, vectors } => {
+                Cold::Slow { jumps, resume, site, before, restore, wanted } => {
                     self.bind(&jumps);
                     save(&mut self.a, &before);
                     self.a.set(RAX, site.into());
                     self.a.call(self.request.thunks.interpret);
-                    if vectors {
-                        self.a.call(self.request.thunks.vectors_on);
-                    }
+                    self.bring_back(wanted);
                     if restore {
                         self.a.call(self.request.thunks.restore);
                     }
@@ -629,10 +651,10 @@ impl Translator<'_> {
                     self.a.set(RAX, u64::from(edge) << 3 | LINK);
                     self.a.jmp(self.request.thunks.leave);
                 }
-                Cold::Vectors { jump, resume } => {
+                Cold::Ready { jump, resume, thunk } => {
                     self.a.bind(jump);
                     self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | REFUSED);
-                    self.a.call(self.request.thunks.vectors_first);
+                    self.a.call(thunk);
                     let jump = self.a.jmp_far();
                     self.a.bind_at(jump, resume);
                 }

@@ -11,6 +11,7 @@ mod muldiv;
 mod shift;
 pub mod sse;
 mod stack;
+pub mod x87;
 
 use crate::asm::Rm;
 use crate::asm::reg::*;
@@ -30,6 +31,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         || bit::lower(t, i)
         || muldiv::lower(t, i)
         || sse::lower(t, i)
+        || x87::lower(t, i)
 }
 
 /// Guest register of operand `n`.

@@ -228,7 +228,9 @@ fn encoding(bytes: &[u8]) -> Option<Encoding> {
 
 /// Whether the opcode has its destination in ModRM.rm.
 fn stores(e: &Encoding) -> bool {
-    matches!(e.opcode, 0x0F11 | 0x0F13 | 0x0F17 | 0x0F29 | 0x0F2B | 0x0F7F | 0x0FD6 | 0x0FE7)
+    // F3 0F 7E is a load.
+    (e.prefix, e.opcode) == (0x66, 0x0F7E)
+        || matches!(e.opcode, 0x0F11 | 0x0F13 | 0x0F17 | 0x0F29 | 0x0F2B | 0x0F7F | 0x0FD6 | 0x0FE7)
 }
 
 /// Lowers `i`, if it is of this family.
@@ -246,7 +248,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         Form::Vectors => {
             let (reg, rm) = if stores(&e) { (1, 0) } else { (0, 1) };
             let rm = operand(t, i, rm);
-            emit(t, &e, 4, register(i, reg), rm);
+            emit(t, &e, e.size, register(i, reg), rm);
         }
         Form::Shift => {
             emit(t, &e, 4, e.extension, Rm::Reg(register(i, 0)));
