@@ -241,7 +241,9 @@ impl Jit {
             if core.icount >= core.limit || core.ram.has_stale_code() {
                 return Exit::Next;
             }
-            if core.mode.bits != 64 || !core.tlb.fillable() {
+            // Translated code leaves it to the host to access 16 aligned bytes at once.
+            let aligned = core.ram.bytes().as_ptr().addr() % 16 == 0;
+            if core.mode.bits != 64 || !core.tlb.fillable() || !aligned {
                 return engine.run_blocks(core);
             }
             let worlds = self.worlds_of(core);
