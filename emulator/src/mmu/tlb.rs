@@ -55,15 +55,15 @@ pub struct Tlb {
     large: [(u64, u64); 2],
     /// Code pages: tag and RAM offset, for supervisor and user.
     code: [[(u64, usize); CODE_ENTRIES]; 2],
-    /// A bit for each code page (by the low bits of its number) that may be in use under
-    /// `flushes`.
-    code_seen: [u64; 64],
+    /// A bit for each code page (by the low bits of its number) of each half that may be in use
+    /// under `flushes`.
+    code_seen: [[u64; 64]; 2],
     /// What the pages of RAM that hold paging structures translate; see [`Tlb::table`].
     tables: Vec<u64>,
     /// Counts flushes of everything: what `tables` says is of the epoch in bits 2-19.
     epoch: u64,
-    /// Counts flushes that do not change the revision.
-    flushes: u64,
+    /// Counts flushes that do not change the revision, in each half of the address space.
+    flushes: [u64; 2],
 }
 
 /// A page table of 8-byte entries: this plus the linear address that its first entry translates.
@@ -96,10 +96,10 @@ impl Tlb {
             next_context: 0,
             large: [(u64::MAX, 0); 2],
             code: [[(0, 0); CODE_ENTRIES]; 2],
-            code_seen: [0; 64],
+            code_seen: [[0; 64]; 2],
             tables: Vec::new(),
             epoch: 1,
-            flushes: 0,
+            flushes: [0; 2],
         }
     }
 
@@ -184,7 +184,8 @@ impl Tlb {
     /// cached under the first was flushed.
     #[inline(always)]
     pub fn worlds(&self) -> [u64; 2] {
-        self.revisions.map(|revision| self.flushes << 12 | revision)
+        let [low, high] = self.flushes;
+        [low << 12 | self.revisions[0], high << 12 | self.revisions[1]]
     }
 
     /// Notes that a translation which is not global is cached for `la`.
@@ -257,7 +258,7 @@ impl Tlb {
             self.contexts = [Context::default(); CONTEXTS];
             self.code = [[(0, 0); CODE_ENTRIES]; 2];
             self.next_revision = 1;
-            self.flushes += 1;
+            self.flushes = self.flushes.map(|n| n + 1);
         }
         self.next_revision += 1;
         self.next_revision - 1
@@ -270,9 +271,14 @@ impl Tlb {
             self.flush_all();
             return;
         }
-        self.flushes += 1;
-        self.code_seen = [0; 64];
-        self.flush_slots(la);
+        self.flush_small(la);
+    }
+
+    /// Code that was found by its address in the half of `la` must be looked for again.
+    fn flush_code(&mut self, la: u64) {
+        let half = (la >> 63) as usize;
+        self.flushes[half] += 1;
+        self.code_seen[half] = [0; 64];
     }
 
     fn flush_slots(&mut self, la: u64) {
@@ -314,15 +320,14 @@ impl Tlb {
     /// [`Tlb::worlds`].
     pub fn note_code(&mut self, la: u64) {
         let bit = (la >> 12) as usize & 0xFFF;
-        self.code_seen[bit / 64] |= 1 << (bit % 64);
+        self.code_seen[(la >> 63) as usize][bit / 64] |= 1 << (bit % 64);
     }
 
     /// Forgets the 4-KiB page of `la` in all contexts: its entry was changed.
     pub fn flush_small(&mut self, la: u64) {
         let bit = (la >> 12) as usize & 0xFFF;
-        if self.code_seen[bit / 64] & (1 << (bit % 64)) != 0 {
-            self.code_seen = [0; 64];
-            self.flushes += 1;
+        if self.code_seen[(la >> 63) as usize][bit / 64] & (1 << (bit % 64)) != 0 {
+            self.flush_code(la);
         }
         self.flush_slots(la);
     }
