@@ -247,8 +247,13 @@ impl Machine {
     /// Executes towards the core's limit.
     fn proceed(&mut self) {
         let core = &mut self.core;
-        let single =
-            core.cpu.shadow || core.cpu.flags.system & TF != 0 || core.cpu.dr[7] & 0xFF != 0;
+        let single = core.cpu.flags.system & TF != 0 || core.cpu.dr[7] & 0xFF != 0;
+        if core.cpu.shadow && !single {
+            // The shadow covers one instruction.
+            core.cpu.shadow = false;
+            core.cpu.shadow_debug = false;
+            core.limit = core.limit.min(core.icount + 1);
+        }
         let exit = if single { self.step() } else { self.engine.execute(&mut self.core) };
         if exit == Exit::Trap
             && let Cause::Exception(exception) = self.core.cause

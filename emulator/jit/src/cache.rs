@@ -13,7 +13,7 @@ use emulator::accelerator::BlockCount;
 use emulator::op::Op;
 
 /// Entries of the table of jump targets.
-pub const JUMPS: usize = 1 << 12;
+pub const JUMPS: usize = 1 << 14;
 /// log2 of the size of one.
 pub const JUMP_SHIFT: u8 = 5;
 const BUCKETS: usize = 1 << 15;
@@ -32,6 +32,8 @@ pub struct JumpTarget {
     pub block: u32,
     /// Address of its code.
     pub code: u64,
+    /// Where the address led, in RAM.
+    pub place: u64,
 }
 const _: () = assert!(size_of::<JumpTarget>() == 1 << JUMP_SHIFT);
 
@@ -223,8 +225,8 @@ impl Cache {
     /// Enters a block in the table of jump targets.
     pub fn remember(&mut self, id: u32, world: u32) {
         let b = &self.blocks[id as usize];
-        let (la, code) = (b.rip, self.address(id));
-        self.jumps[jump_slot(la)] = JumpTarget { la, world, block: id, code };
+        let (la, place, code) = (b.rip, b.place as u64, self.address(id));
+        self.jumps[jump_slot(la)] = JumpTarget { la, world, block: id, code, place };
     }
 
     /// Forgets the blocks of a page; gives back how many they were.

@@ -7,7 +7,7 @@ use crate::asm::Asm;
 use crate::cache::{Cache, NONE, jump_slot};
 use crate::memory::CodeMemory;
 use crate::run::{self, Left};
-use crate::thunks::{self, LINK, OVER, REFUSED};
+use crate::thunks::{self, LINK, LOST, OVER, REFUSED};
 use crate::translate::{LARGEST, Request, translate};
 use devices::ram::PAGE;
 use emulator::accelerator::{Accelerator, BlockCount, Statistics};
@@ -24,7 +24,7 @@ const WARM: u8 = 8;
 /// Counters of executions before translation.
 const HEATS: usize = 1 << 16;
 /// Worlds that are known by number.
-const WORLDS: usize = 64;
+const WORLDS: usize = 1 << 10;
 
 /// What decides where an address leads.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -40,19 +40,21 @@ struct World {
 pub struct Jit {
     cache: Cache,
     heat: Box<[u8; HEATS]>,
-    worlds: [(World, u32); WORLDS],
+    worlds: Box<[(World, u32); WORLDS]>,
+    /// The last ones, by half of the address space and privilege.
+    last: [(World, u32); 4],
     next_world: u32,
     /// The edge that the code left at; it is linked when its target is there.
     edge: u32,
     counting: bool,
     statistics: Statistics,
-    exits: [u64; 6],
+    exits: [u64; 7],
     /// How often code is interpreted before it is translated.
     warm: u8,
 }
 
 /// Names of the causes in `exits`.
-const CAUSES: [&str; 6] = ["link", "budget", "interpreted", "event", "trap", "vectors"];
+const CAUSES: [&str; 7] = ["link", "budget", "interpreted", "event", "trap", "vectors", "indirect"];
 
 impl Jit {
     /// An empty cache; `None` where the host is not an x86-64 CPU that it can be made for.
@@ -79,12 +81,13 @@ impl Jit {
         Some(Self {
             cache: Cache::new(memory, shared, start),
             heat: heat.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
-            worlds: [(World::default(), 0); WORLDS],
+            worlds: Box::new([(World::default(), 0); WORLDS]),
+            last: [(World::default(), 0); 4],
             next_world: 0,
             edge: NONE,
             counting: false,
             statistics: Statistics::default(),
-            exits: [0; 6],
+            exits: [0; 7],
             warm: WARM,
         })
     }
@@ -98,18 +101,24 @@ impl Jit {
 
     /// The number of a world.
     fn world(&mut self, world: World) -> u32 {
-        let slot = (world.translations as usize ^ usize::from(world.user) << 5) % WORLDS;
-        let known = &mut self.worlds[slot];
-        if known.0 != world || known.1 == 0 {
-            self.next_world = self.next_world.wrapping_add(1);
+        let last = usize::from(world.high) << 1 | usize::from(world.user);
+        if self.last[last].0 == world && self.last[last].1 != 0 {
+            return self.last[last].1;
+        }
+        let mixed = (world.translations << 2 | last as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let slot = (mixed >> 40) as usize % WORLDS;
+        if self.worlds[slot].0 != world || self.worlds[slot].1 == 0 {
+            self.next_world += 1;
             if self.next_world >= i32::MAX as u32 {
                 // Old numbers may still stand in code.
                 self.flush();
                 self.next_world = 1;
-                self.worlds = [(World::default(), 0); WORLDS];
+                self.worlds.fill((World::default(), 0));
+                self.last = [(World::default(), 0); 4];
             }
             self.worlds[slot] = (world, self.next_world);
         }
+        self.last[last] = self.worlds[slot];
         self.worlds[slot].1
     }
 
@@ -136,9 +145,15 @@ impl Jit {
         let id = if slot.la == rip && slot.world == world {
             slot.block
         } else {
+            let (la, known, id) = (slot.la, slot.place, slot.block);
             core.cpu.regs[BLOCK_RIP] = rip;
             let place = core.fetch_place(rip)?;
-            let id = match self.cache.find(place, rip) {
+            let found = if la == rip && known == place as u64 {
+                Some(id)
+            } else {
+                self.cache.find(place, rip)
+            };
+            let id = match found {
                 Some(id) => id,
                 None => {
                     let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
@@ -208,6 +223,11 @@ impl Jit {
                 self.edge = number;
                 None
             }
+            LOST => {
+                self.exits[6] += 1;
+                core.icount = core.limit - left.budget as u64;
+                None
+            }
             OVER => {
                 self.exits[1] += 1;
                 let block = &self.cache.blocks[number as usize];
@@ -246,7 +266,7 @@ impl Jit {
             if core.mode.bits != 64 || !core.tlb.fillable() || !aligned {
                 return engine.run_blocks(core);
             }
-            let worlds = self.worlds_of(core);
+            let (before, worlds) = (core.tlb.worlds(), self.worlds_of(core));
             let code = match self.block(core, worlds) {
                 Ok(Some(code)) => code,
                 Ok(None) => {
@@ -258,8 +278,9 @@ impl Jit {
                 }
                 Err(Trap) => return Exit::Trap,
             };
-            // The walk of a fetch may have changed the world.
-            let worlds = self.worlds_of(core);
+            if core.tlb.worlds() != before {
+                continue;
+            }
             let budget = i64::try_from(core.limit - core.icount).unwrap_or(i64::MAX).min(1 << 40);
             let far = core.limit;
             core.limit = core.icount + budget as u64;

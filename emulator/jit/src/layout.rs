@@ -76,6 +76,12 @@ fn from_state(offset: usize) -> i32 {
     offset as i32 - regs as i32 - BIAS
 }
 
+/// The guest's RIP: while code runs of no meaning, but where it is left with
+/// [`crate::thunks::LOST`].
+pub fn rip() -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, cpu) + offset_of!(Cpu, rip)))
+}
+
 /// The base of a segment (by number), as addresses use it.
 pub fn segment_base(n: usize) -> Rm {
     Rm::Mem(STATE, from_state(offset_of!(Core, seg_base) + 8 * n))

@@ -10,6 +10,7 @@ use crate::thunks::{LEFT, Thunks};
 use crate::translate::UNKNOWN;
 use crate::x87_image;
 use emulator::core::Core;
+use emulator::cpu::flags::{IF, TF};
 use emulator::cpu::{BLOCK_RIP, Cpu};
 use emulator::decode::{self, MAX_LENGTH};
 use emulator::op::Exit;
@@ -131,7 +132,7 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         site.op = cache.ops.len() as u32;
         cache.ops.push(decoded.ops[0]);
     }
-    let next = site.next;
+    let (next, quiet) = (site.next, site.quiet);
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
     let ready = (vectors_ready(core), x87_ready(core));
     let exit = (op[0].exec)(core, op);
@@ -141,7 +142,8 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         && core.tlb.worlds() == worlds
         && (vectors_ready(core), x87_ready(core)) == ready;
     if !goes_on {
-        return left(exit);
+        let quiet = exit == Exit::Event && quiet && nothing_due(core);
+        return left(if quiet { Exit::Next } else { exit });
     }
     core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
     refresh(core);
@@ -177,6 +179,15 @@ fn x87_ready(core: &Core) -> bool {
 /// Whether translated code may execute SSE instructions by itself: it cannot raise exceptions.
 fn vectors_ready(core: &Core) -> bool {
     !core.sse_blocked && core.cpu.mxcsr & 0x1F80 == 0x1F80
+}
+
+/// Whether the machine would find nothing to do now after an instruction that has changed flags or
+/// privilege only: no interrupt to take, no trap, no shadow.
+fn nothing_due(core: &Core) -> bool {
+    let cpu = &core.cpu;
+    let interrupt = cpu.flags.system & IF != 0 && core.board.interrupt_pending();
+    let single = cpu.flags.system & TF != 0 || cpu.dr[7] & 0xFF != 0 || cpu.shadow;
+    !(interrupt || single || cpu.pending_debug != 0 || cpu.halted || cpu.shutdown)
 }
 
 /// Address of [`interpret`].

@@ -28,6 +28,9 @@ const MASKS: i32 = 0x1F80;
 /// Control bits of MXCSR.
 const CONTROL: i32 = 0xFFC0;
 
+/// An indirect branch leads to [`crate::layout::rip`], which is not in the table of jump targets.
+pub const LOST: u64 = 4;
+
 /// Addresses of the shared code.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Thunks {
@@ -42,6 +45,8 @@ pub struct Thunks {
     pub restore: usize,
     /// Called: the word gets an OF of its own. Uses RAX, RCX, RDX.
     pub settle: usize,
+    /// Jumped to: leaves with [`LOST`].
+    pub lost: usize,
     /// Jumped to with an address in RAX and an exit in RDX, for the two halves of the address space:
     /// goes on at the address if it is that of a translated block, else leaves.
     pub find: [usize; 2],
@@ -132,6 +137,10 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     a.alu_from(crate::asm::alu::OR, 4, RAX, Rm::Reg(RDX));
     a.store(4, in_memory(word::FLAGS), RAX);
     a.ret();
+
+    t.lost = a.here();
+    a.set(RAX, LOST);
+    a.jmp(t.leave);
 
     for half in 0..2 {
         t.find[half] = a.here();

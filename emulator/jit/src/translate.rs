@@ -12,7 +12,7 @@
 
 use crate::asm::alu::{ADD, AND, CMP, OR, SUB, XOR};
 use crate::asm::reg::*;
-use crate::asm::{Asm, Jump, Rm};
+use crate::asm::{Asm, Jump, Label, Rm};
 use crate::cache::{JUMP_SHIFT, JUMPS};
 use crate::classify::{Effect, Item, classify, number};
 use crate::flags::{Kind, Recipe};
@@ -21,7 +21,7 @@ use crate::lower;
 use crate::thunks::{LINK, OVER, REFUSED, Thunks};
 use emulator::cpu::{FS, GS};
 use emulator::mmu::tlb::ENTRIES;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Register};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, Register};
 
 /// Most instructions of a block.
 pub const MOST: usize = 40;
@@ -39,6 +39,8 @@ pub struct Site {
     pub left: u32,
     /// Its decoded form, once it was needed.
     pub op: u32,
+    /// Its event matters only if an interrupt or a trap is due: CLI, POPF, SYSCALL, SYSRET.
+    pub quiet: bool,
 }
 
 /// No RIP of an instruction.
@@ -103,7 +105,7 @@ pub struct FlagState {
 
 enum Cold {
     Slow {
-        jumps: Vec<Jump>,
+        misses: Vec<Miss>,
         resume: usize,
         site: u32,
         before: FlagState,
@@ -127,6 +129,12 @@ enum Cold {
     },
     Over {
         jump: Jump,
+        state: FlagState,
+    },
+    Lost {
+        jumps: [Jump; 2],
+        site: u32,
+        then: Then,
     },
     Ready {
         jump: Jump,
@@ -135,11 +143,35 @@ enum Cold {
     },
 }
 
+/// What follows when the target of an indirect branch was not found.
+enum Then {
+    /// The stack pointer moves up by this much, and the block is left.
+    Leave(i32),
+    /// The block goes on here, with the address of what leaves in RAX.
+    Later(usize),
+}
+
+/// A jump to where an access goes that the TLB does not have, and how to look again.
+struct Miss {
+    jump: Jump,
+    retry: Option<Retry>,
+}
+
+/// In the lower half of the address space, for code in the upper one: RCX points to the entry.
+struct Retry {
+    la: u8,
+    size: u8,
+    tag: i32,
+    resume: usize,
+}
+
 /// A block in the making.
 pub struct Translator<'a> {
     /// The code.
     pub a: Asm,
     request: Request<'a>,
+    /// Behind the check of the budget.
+    body: Label,
     /// The instructions.
     items: Vec<Item>,
     /// Number of the instruction at hand.
@@ -149,7 +181,7 @@ pub struct Translator<'a> {
     before: FlagState,
     /// The instruction at hand has made the flags.
     fresh: bool,
-    misses: Vec<Jump>,
+    misses: Vec<Miss>,
     cold: Vec<Cold>,
     edges: Vec<Edge>,
     sites: Vec<Site>,
@@ -166,6 +198,7 @@ pub fn translate(request: Request<'_>) -> Option<Translation> {
     let mut t = Translator {
         a: Asm::new(request.base),
         request,
+        body: Label::default(),
         items,
         at: 0,
         flags: FlagState { word: true, host: None, recipe: None },
@@ -236,7 +269,9 @@ impl Translator<'_> {
         }
         self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
         let jump = self.a.jcc_far(8);
-        self.cold.push(Cold::Over { jump });
+        let state = self.flags;
+        self.cold.push(Cold::Over { jump, state });
+        self.body = self.a.label();
         let (x87, vectors) = self.wanted(0);
         let thunks = self.request.thunks;
         for (wanted, word, thunk) in [
@@ -283,13 +318,13 @@ impl Translator<'_> {
             return;
         }
         if !self.misses.is_empty() {
-            let jumps = core::mem::take(&mut self.misses);
+            let misses = core::mem::take(&mut self.misses);
             let site = self.site(item.last);
             let resume = self.a.bytes.len();
             let restore = self.flags.host.is_some();
             let before = self.before;
             let wanted = self.wanted(self.at + 1);
-            self.cold.push(Cold::Slow { jumps, resume, site, before, restore, wanted });
+            self.cold.push(Cold::Slow { misses, resume, site, before, restore, wanted });
         }
         if let Some(recipe) = self.flags.recipe
             && recipe.registers() & item.writes != 0
@@ -314,7 +349,11 @@ impl Translator<'_> {
         let i = &self.items[self.at].i;
         let next = if last { NOWHERE } else { i.next_ip() };
         let left = (self.items.len() - self.at) as u32;
-        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN });
+        let quiet = matches!(
+            i.mnemonic(),
+            Mnemonic::Cli | Mnemonic::Popfq | Mnemonic::Syscall | Mnemonic::Sysretq
+        );
+        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, quiet });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 
@@ -388,9 +427,12 @@ impl Translator<'_> {
         a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
         let tag = if write { entry::WRITE } else { entry::READ };
         a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-        let miss = a.jcc_far(5);
+        let jump = a.jcc_far(5);
+        let resume = a.bytes.len();
         a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
-        self.misses.push(miss);
+        // Of the kernel's accesses those through its own pointers lead to the upper half.
+        let retry = (half == 1 && self.may_be_low()).then_some(Retry { la, size, tag, resume });
+        self.misses.push(Miss { jump, retry });
         if flat {
             self.a.alu_from(ADD, 8, RCX, Rm::Reg(la));
             Rm::Mem(RCX, 0)
@@ -412,10 +454,18 @@ impl Translator<'_> {
         a.alu_from(ADD, 8, RDX, in_memory(word::REVISION + half));
         let tag = if write { entry::WRITE } else { entry::READ };
         a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-        let miss = a.jcc_far(5);
+        let jump = a.jcc_far(5);
         a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
-        self.misses.push(miss);
+        self.misses.push(Miss { jump, retry: None });
         Rm::Sib(RCX, la, 0, 0)
+    }
+
+    /// Whether the instruction at hand may well access the lower half of the address space.
+    fn may_be_low(&self) -> bool {
+        let i = &self.item().i;
+        let other = matches!(i.memory_segment(), Register::FS | Register::GS);
+        let base = i.memory_base();
+        !other && !matches!(base, Register::RSP | Register::RBP | Register::RIP | Register::None)
     }
 
     /// [`Translator::check`] of the memory operand.
@@ -433,7 +483,7 @@ impl Translator<'_> {
 
     /// Whether anybody can see the flags that the instruction at hand leaves.
     pub fn flags_live(&self) -> bool {
-        self.live_after(self.at)
+        self.lives(Some(self.at))
     }
 
     /// Nobody can see the flags from here on: see [`Translator::flags_live`].
@@ -442,8 +492,9 @@ impl Translator<'_> {
         self.fresh = true;
     }
 
-    fn live_after(&self, at: usize) -> bool {
-        self.items[at + 1..]
+    /// The same after instruction `at`, or at the start of the block.
+    fn lives(&self, at: Option<usize>) -> bool {
+        self.items[at.map_or(0, |at| at + 1)..]
             .iter()
             .find_map(|item| {
                 if !item.lowered || item.memory || item.i.is_jcc_short_or_near() {
@@ -487,7 +538,7 @@ impl Translator<'_> {
             match item.effect {
                 Effect::None => {}
                 Effect::Sets => return false,
-                Effect::Changes => return !host && self.live_after(at),
+                Effect::Changes => return !host && self.lives(Some(at)),
                 _ if !host && !again => return true,
                 Effect::ReadsAndSets => return false,
                 Effect::Reads => {}
@@ -546,7 +597,7 @@ impl Translator<'_> {
     /// If condition `cc` holds, the interpreter executes the instruction, of which nothing was done.
     pub fn miss(&mut self, cc: u8) {
         let jump = self.a.jcc_far(cc);
-        self.misses.push(jump);
+        self.misses.push(Miss { jump, retry: None });
     }
 
     // ---- ways out ----
@@ -567,11 +618,31 @@ impl Translator<'_> {
     }
 
     fn side(&mut self, target: u64, refund: u32, state: FlagState) {
+        if target == self.request.rip && self.request.counter.is_none() {
+            self.again(refund, state);
+            return;
+        }
         save(&mut self.a, &state);
         if refund != 0 {
             self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
         }
         self.edge(target);
+    }
+
+    /// Goes on at the block's own start.
+    fn again(&mut self, refund: u32, mut state: FlagState) {
+        // The start of the block may leave, if it wants more than general registers.
+        let wants = self.wanted(0) != (false, false);
+        if !state.word && (wants || self.lives(None) || state.recipe.is_none()) {
+            save(&mut self.a, &state);
+            state.word = true;
+        }
+        state.host = None;
+        let count = self.items.len() as u32 - refund;
+        self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
+        let jump = self.a.jcc_far(8);
+        self.cold.push(Cold::Over { jump, state });
+        self.a.jmp_label(self.body);
     }
 
     /// Goes on at `target`; the flags are in the word.
@@ -595,25 +666,26 @@ impl Translator<'_> {
         }
     }
 
-    /// Goes on at the address in RAX if it is that of a translated block; otherwise the interpreter
-    /// executes the instruction. `last` is emitted where it is certain that it does not. The flags
-    /// are in the word.
-    pub fn indirect(&mut self, last: impl FnOnce(&mut Asm)) {
+    /// Goes on at the address in RAX, with the stack pointer moved up by `stack`. The flags are in
+    /// the word.
+    pub fn indirect(&mut self, stack: i32) {
         let half = usize::from(self.request.rip >> 63 != 0);
-        let misses = find(&mut self.a, half);
-        self.misses.extend(misses);
-        last(&mut self.a);
+        let jumps = find(&mut self.a, half);
+        lower::adjust(&mut self.a, stack);
         self.a.jmp_rm(Rm::Mem(RCX, 16));
+        let site = self.site(true);
+        self.cold.push(Cold::Lost { jumps, site, then: Then::Leave(stack) });
     }
 
-    /// The same up to where it is certain, for an instruction that goes on to do something: the
-    /// address of the code is in [`word::SPILL`].
+    /// Puts the address of the code to go on with for the address in RAX into [`word::SPILL`].
     pub fn indirect_later(&mut self) {
         let half = usize::from(self.request.rip >> 63 != 0);
-        let misses = find(&mut self.a, half);
-        self.misses.extend(misses);
+        let jumps = find(&mut self.a, half);
         self.a.load(8, RAX, Rm::Mem(RCX, 16));
+        let later = self.a.bytes.len();
         self.a.store(8, in_memory(word::SPILL), RAX);
+        let site = self.site(true);
+        self.cold.push(Cold::Lost { jumps, site, then: Then::Later(later) });
     }
 
     // ---- cold code ----
@@ -622,8 +694,9 @@ impl Translator<'_> {
         // Edges of side exits make stubs in turn.
         while let Some(cold) = self.cold.pop() {
             match cold {
-                Cold::Slow { jumps, resume, site, before, restore, wanted } => {
-                    self.bind(&jumps);
+                Cold::Lost { jumps, site, then } => self.lost(jumps, site, &then),
+                Cold::Slow { misses, resume, site, before, restore, wanted } => {
+                    self.slow(&misses);
                     save(&mut self.a, &before);
                     self.a.set(RAX, site.into());
                     self.a.call(self.request.thunks.interpret);
@@ -658,8 +731,9 @@ impl Translator<'_> {
                     let jump = self.a.jmp_far();
                     self.a.bind_at(jump, resume);
                 }
-                Cold::Over { jump } => {
+                Cold::Over { jump, state } => {
                     self.a.bind(jump);
+                    save(&mut self.a, &state);
                     self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | OVER);
                     self.a.jmp(self.request.thunks.leave);
                 }
@@ -667,10 +741,55 @@ impl Translator<'_> {
         }
     }
 
-    fn bind(&mut self, jumps: &[Jump]) {
-        for &jump in jumps {
+    fn slow(&mut self, misses: &[Miss]) {
+        let mut out = Vec::with_capacity(2 * misses.len());
+        for miss in misses {
+            let a = &mut self.a;
+            let Some(Retry { la, size, tag, resume }) = miss.retry else {
+                out.push(miss.jump);
+                continue;
+            };
+            a.bind(miss.jump);
+            a.lea(8, RDX, Rm::Mem(la, i32::from(size) - 1));
+            a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
+            a.alu_from(OR, 8, RDX, in_memory(word::REVISION));
+            a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
+            let hit = a.jcc_far(4);
+            a.bind_at(hit, resume);
+            out.push(a.jmp_far());
+        }
+        for jump in out {
             self.a.bind(jump);
         }
+    }
+
+    /// The target in RAX is not in the table: leaves, or has the interpreter raise the fault of a
+    /// target that is not canonical.
+    fn lost(&mut self, jumps: [Jump; 2], site: u32, then: &Then) {
+        let a = &mut self.a;
+        for jump in jumps {
+            a.bind(jump);
+        }
+        a.mov(RDX, RAX);
+        a.shift(4, 8, Rm::Reg(RDX), 16);
+        a.shift(7, 8, Rm::Reg(RDX), 16);
+        a.alu_from(CMP, 8, RDX, Rm::Reg(RAX));
+        let wrong = a.jcc_near(5);
+        a.store(8, layout::rip(), RAX);
+        match *then {
+            Then::Leave(stack) => {
+                lower::adjust(a, stack);
+                a.jmp(self.request.thunks.lost);
+            }
+            Then::Later(at) => {
+                a.set(RAX, self.request.thunks.lost as u64);
+                let jump = a.jmp_far();
+                a.bind_at(jump, at);
+            }
+        }
+        a.bind(wrong);
+        a.set(RAX, site.into());
+        a.call(self.request.thunks.interpret);
     }
 }
 

@@ -18,7 +18,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         }
         M::Jmp => {
             target(t, i);
-            t.indirect(|_| {});
+            t.indirect(0);
         }
         M::Call if direct => {
             t.save_flags();
@@ -38,7 +38,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
             let top = t.check(pointer(), 8, false, false);
             t.a.load(8, RAX, top);
             let more = if i.op_count() == 1 { i.immediate(0) as i32 & 0xFFFF } else { 0 };
-            t.indirect(|a| a.lea(8, pointer(), Rm::Mem(pointer(), 8 + more)));
+            t.indirect(8 + more);
         }
         _ => {
             let Some(cc) = condition_number(i) else { return false };
@@ -67,5 +67,5 @@ fn push_return(t: &mut Translator, i: &Instruction, top: Rm) {
         t.a.set(RDX, back);
         t.a.store(8, top, RDX);
     }
-    adjust(t, -8);
+    adjust(&mut t.a, -8);
 }

@@ -34,6 +34,8 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         || x87::lower(t, i)
 }
 
+pub use stack::adjust;
+
 /// Guest register of operand `n`.
 fn register(i: &Instruction, n: u32) -> u8 {
     number(i.op_register(n))

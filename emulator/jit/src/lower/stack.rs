@@ -1,8 +1,8 @@
 //! PUSH, POP, LEAVE.
 
 use super::{is_memory, is_register, register};
-use crate::asm::Rm;
 use crate::asm::reg::*;
+use crate::asm::{Asm, Rm};
 use crate::layout::{in_memory, place, word};
 use crate::translate::Translator;
 use emulator::cpu;
@@ -33,8 +33,8 @@ pub fn below(t: &mut Translator) -> Rm {
 }
 
 /// Adds to the stack pointer; leaves the flags alone.
-pub fn adjust(t: &mut Translator, by: i32) {
-    t.a.lea(8, pointer(), Rm::Mem(pointer(), by));
+pub fn adjust(a: &mut Asm, by: i32) {
+    a.lea(8, pointer(), Rm::Mem(pointer(), by));
 }
 
 fn push(t: &mut Translator, i: &Instruction) {
@@ -54,7 +54,7 @@ fn push(t: &mut Translator, i: &Instruction) {
             t.a.store_imm(8, top, i.immediate(0) as i32);
         }
     }
-    adjust(t, -8);
+    adjust(&mut t.a, -8);
 }
 
 fn pop(t: &mut Translator, i: &Instruction) {
@@ -63,7 +63,7 @@ fn pop(t: &mut Translator, i: &Instruction) {
     let n = register(i, 0);
     t.assign(n, 8, |t, to| t.a.load(8, to, top));
     if usize::from(n) != cpu::RSP {
-        adjust(t, 8);
+        adjust(&mut t.a, 8);
     }
 }
 
