@@ -341,22 +341,81 @@ fn ends_the_world(code: Code) -> bool {
         )
 }
 
+/// What a program is mostly made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taste {
+    /// Of everything.
+    Any,
+    /// Of SSE instructions, with all exceptions masked.
+    Vectors,
+    /// Of x87 instructions, with all exceptions masked.
+    X87,
+}
+
+impl Taste {
+    /// The forms that it prefers.
+    fn forms(self, long: bool) -> &'static [Code] {
+        static LISTS: OnceLock<[Vec<Code>; 4]> = OnceLock::new();
+        let lists = LISTS.get_or_init(|| {
+            [(Self::Vectors, false), (Self::Vectors, true), (Self::X87, false), (Self::X87, true)]
+                .map(|(taste, long)| {
+                    let all = everything(long).iter().copied();
+                    all.filter(|&code| taste.likes(code)).collect()
+                })
+        });
+        match self {
+            Self::Any => everything(long),
+            Self::Vectors => &lists[usize::from(long)],
+            Self::X87 => &lists[2 + usize::from(long)],
+        }
+    }
+
+    fn likes(self, code: Code) -> bool {
+        let op = code.op_code();
+        match self {
+            Self::Any => true,
+            Self::Vectors => op
+                .op_kinds()
+                .iter()
+                .any(|kind| matches!(kind, Kind::xmm_or_mem | Kind::xmm_reg | Kind::xmm_rm)),
+            Self::X87 => matches!(op.op_code(), 0xD8..=0xDF | 0xD8C0..=0xDFFF),
+        }
+    }
+
+    /// Whether it stays clear of `code`, which may unmask exceptions.
+    fn avoids(self, code: Code) -> bool {
+        use Mnemonic as M;
+        let loads = matches!(
+            code.mnemonic(),
+            M::Fldcw | M::Fldenv | M::Frstor | M::Fxrstor | M::Fxrstor64 | M::Ldmxcsr
+        );
+        self != Self::Any && loads
+    }
+}
+
 /// What instructions are made for.
 pub struct Maker<'a> {
     /// Where the choices come from.
     pub rng: &'a mut Rng,
     /// For 64-bit code; else 32-bit.
     pub long: bool,
+    /// What is preferred.
+    pub taste: Taste,
 }
 
 impl Maker<'_> {
     /// The bytes of a random instruction for address `at`.
     pub fn any(&mut self, at: u64) -> Vec<u8> {
         loop {
-            let code = match self.rng.below(4) {
-                0 => self.rng.pick(everything(self.long)),
-                _ => self.rng.pick(COMMON),
+            let common = if self.taste == Taste::Any { 3 } else { 1 };
+            let code = if self.rng.below(4) < common {
+                self.rng.pick(COMMON)
+            } else {
+                self.rng.pick(self.taste.forms(self.long))
             };
+            if self.taste.avoids(code) {
+                continue;
+            }
             if let Some(bytes) = self.form(code, at) {
                 return bytes;
             }

@@ -1,7 +1,7 @@
 //! Random programs: chunks of random instructions, and the jumps between them.
 
 use crate::guest::{self, Boot, CODE, CODE_SIZE, DATA, DATA_SIZE, Level, PLACE_COUNT, STACK};
-use crate::instruction::{BASES, CODE_BASE, Maker};
+use crate::instruction::{BASES, CODE_BASE, Maker, Taste};
 use conformance::generate::random_state;
 use conformance::state::{Mode, State};
 use conformance::values::Rng;
@@ -38,6 +38,7 @@ enum Target {
 struct Writer<'a> {
     rng: &'a mut Rng,
     long: bool,
+    taste: Taste,
     code: Vec<u8>,
     fixups: Vec<Fixup>,
     /// Where the instructions of this chunk begin.
@@ -50,8 +51,17 @@ struct Writer<'a> {
 pub fn generate(seed: u64, number: u64) -> Program {
     let mut rng = Rng::new(seed.wrapping_mul(0x1_0000_0001) ^ Rng::new(!number).bits());
     let level = Level { long: !rng.one_in(5), user: rng.below(3) > 0 };
-    let state = random_state(if level.long { Mode::Long64 } else { Mode::Compat32 }, &mut rng);
-    let (code, chunks) = write(&mut rng, level.long);
+    let taste = match rng.below(8) {
+        0 => Taste::Vectors,
+        1 => Taste::X87,
+        _ => Taste::Any,
+    };
+    let mut state = random_state(if level.long { Mode::Long64 } else { Mode::Compat32 }, &mut rng);
+    if taste != Taste::Any {
+        state.mxcsr |= 0x1F80;
+        state.x87.control |= 0x3F;
+    }
+    let (code, chunks) = write(&mut rng, level.long, taste);
     let mut places = [0; PLACE_COUNT];
     for place in &mut places {
         *place = CODE + rng.pick(&chunks) as u64;
@@ -84,10 +94,11 @@ pub fn magnitude(rng: &mut Rng, bits: std::ops::Range<u64>) -> u64 {
 }
 
 /// Code and the places at which its chunks begin.
-fn write(rng: &mut Rng, long: bool) -> (Vec<u8>, Vec<usize>) {
+fn write(rng: &mut Rng, long: bool, taste: Taste) -> (Vec<u8>, Vec<usize>) {
     let (code, fixups) = (Vec::new(), Vec::new());
     let count = 4 + rng.below(28) as usize;
-    let mut writer = Writer { rng, long, code, fixups, items: Vec::new(), chunks: Vec::new() };
+    let mut writer =
+        Writer { rng, long, taste, code, fixups, items: Vec::new(), chunks: Vec::new() };
     while writer.chunks.len() < count && writer.code.len() < CODE_SIZE as usize - 0x800 {
         writer.chunk(count);
     }
@@ -147,7 +158,7 @@ impl Writer<'_> {
     /// Makes `register` point into its area.
     fn point(&mut self, register: u32) {
         let at = self.here();
-        let mut maker = Maker { rng: self.rng, long: self.long };
+        let mut maker = Maker { rng: self.rng, long: self.long, taste: self.taste };
         let value = match register {
             CODE_BASE => maker.code_pointer(at),
             _ => maker.data_pointer(register),
@@ -187,7 +198,7 @@ impl Writer<'_> {
 
     fn plain(&mut self) {
         let at = self.here();
-        let bytes = Maker { rng: self.rng, long: self.long }.any(at);
+        let bytes = Maker { rng: self.rng, long: self.long, taste: self.taste }.any(at);
         self.items.push(self.code.len());
         self.code.extend_from_slice(&bytes);
     }
@@ -255,7 +266,8 @@ impl Writer<'_> {
         self.load(1, count as u32);
         for register in [6, 7] {
             if self.rng.below(4) > 0 {
-                let value = Maker { rng: self.rng, long: self.long }.data_pointer(6);
+                let value =
+                    Maker { rng: self.rng, long: self.long, taste: self.taste }.data_pointer(6);
                 self.load(register, value as u32);
             }
         }
