@@ -376,6 +376,7 @@ fn flags_that_do_not_go_together() {
     for (args, says) in [
         (&["--role", "backup"][..], "--peer"),
         (&["--role", "primary"], "--arbiter"),
+        (&["x.img", "--role", "primary", "--disk-reads", "backup"], "--shared-disk"),
         (&["--role", "backup", "--peer", "h"], "--arbiter"),
         (&["--role", "primary", "--arbiter", "none"], "--i-accept-split-brain"),
     ] {

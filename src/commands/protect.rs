@@ -164,6 +164,9 @@ pub fn check(flags: &BootFlags) -> Result<(), Failure> {
     if pair.shared_disk && (flags.snapshot || flags.disks.is_empty()) {
         return usage("--shared-disk needs disks that both sides reach, and no --snapshot");
     }
+    if pair.disk_reads == DiskReads::Backup && !pair.shared_disk {
+        return usage("--disk-reads backup is for a --shared-disk; of own copies nothing travels");
+    }
     if pair.shared_disk && flags.rate != RateFlag::Auto {
         return usage("--shared-disk needs --rate auto");
     }

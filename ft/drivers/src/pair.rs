@@ -443,8 +443,9 @@ impl Pair {
     pub fn wait_for_leave(&mut self, mail: &Mail) -> Result<Epoch, Exit> {
         if self.ask_user {
             log::warn!(
-                "the other side may have been promoted while this one was away: if it was not, say 'ftemu ctl SOCK promote', \
-                 or start this side with --force; this side stops when it meets the other one live"
+                "the other side may have been promoted while this one was away: if it was not, \
+                 say 'ftemu ctl SOCK promote', or start this side with --force; this side stops \
+                 when it meets the other one live"
             );
         }
         loop {
