@@ -250,8 +250,8 @@ fn who_takes_over_says_so_more_than_once() {
     let mut a = side("a", "primary", None);
     let _console = ready(&a);
     let mut b = side("b", "backup", Some("a"));
-    let mut cable = UnixStream::connect(place.path("b.net")).expect("its network");
     b.hears("protected");
+    let mut cable = UnixStream::connect(place.path("b.net")).expect("its network");
     a.kill();
     b.hears("live, in epoch 2");
     cable.set_read_timeout(Some(Duration::from_millis(1500))).expect("a timeout");
