@@ -386,3 +386,95 @@ fn flags_that_do_not_go_together() {
         assert!(said.contains(says), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn an_epoch_that_a_dead_backup_won_is_given_back() {
+    use drivers::arbiter::{Arbiter, target::Target};
+    use drivers::sidecar::{self, Record, Role};
+    let place = Place::new();
+    let one = place.file("one.img", IMAGE);
+    let two = place.file("two.img", IMAGE);
+    // What is left when a backup wins, and dies before it is live.
+    let record = |role, incarnation| Record {
+        version: sidecar::VERSION,
+        vm: 77,
+        epoch: 1,
+        role,
+        incarnation,
+        icount: 0,
+        guest_ns: 0,
+        clean: false,
+        peer: String::new(),
+    };
+    sidecar::store(&one, &record(Role::Primary, 10)).expect("stored");
+    sidecar::store(&two, &record(Role::Backup, 11)).expect("stored");
+    std::fs::create_dir(place.path("arbiter")).expect("a directory");
+    let target: Target = format!("dir:{}", text(&place.path("arbiter"))).parse().expect("a target");
+    let mut arbiter = target.open(&Default::default(), None).expect("an arbiter");
+    arbiter.claim(77, 0, 10).expect("it answers");
+    arbiter.claim(77, 1, 11).expect("it answers");
+    let side = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        Side::start(&place, name, role, peer, &[text(image), "--net", &net])
+    };
+    let mut a = side("a", "primary", None, &one);
+    assert_eq!(a.ends(), Some(3), "{}", a.said());
+    let mut b = side("b", "backup", Some("c"), &two);
+    b.hears("was never live in it; that is given back");
+    let mut c = side("c", "primary", None, &one);
+    let mut console = ready(&c);
+    b.hears("protected");
+    assert_eq!(console.increment(), 2);
+    c.kill();
+    b.hears("live, in epoch 5");
+    assert_eq!(b.console().increment_after(2), 3);
+}
+
+#[test]
+fn a_backup_does_not_go_live_before_its_record_says_so() {
+    let place = Place::new();
+    let one = place.file("one.img", IMAGE);
+    let two = place.file("two.img", IMAGE);
+    let side = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        Side::start(&place, name, role, peer, &[text(image), "--net", &net])
+    };
+    let mut a = side("a", "primary", None, &one);
+    let mut console = ready(&a);
+    let mut b = side("b", "backup", Some("a"), &two);
+    b.hears("protected");
+    assert_eq!(console.increment(), 2);
+    // A directory that is not empty stands where the record is to be.
+    let record = drivers::sidecar::path_of(&two);
+    std::fs::remove_file(&record).expect("the record");
+    std::fs::create_dir(&record).expect("a directory");
+    std::fs::write(record.join("x"), b"x").expect("a file");
+    a.kill();
+    b.hears("cannot go live before its record can be written");
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!b.said().contains("live, in epoch"), "{}", b.said());
+    std::fs::remove_dir_all(&record).expect("it goes");
+    b.hears("live, in epoch 2");
+    let mut console = b.console();
+    assert_eq!(console.increment_after(2), 3);
+    let record = drivers::sidecar::load(&two).expect("sound").expect("there");
+    assert_eq!((record.role, record.epoch), (drivers::sidecar::Role::Primary, 2));
+    // A side that was live already goes on without, and writes it when it can.
+    let path = drivers::sidecar::path_of(&two);
+    let mut c = side("c", "backup", Some("b"), &one);
+    c.hears("protected");
+    b.hears("protected");
+    std::fs::remove_file(&path).expect("the record");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("x"), b"x").expect("a file");
+    c.kill();
+    b.hears("on its own, without a backup, in epoch 3");
+    assert_eq!(console.increment(), 4);
+    std::fs::remove_dir_all(&path).expect("it goes");
+    let begun = Instant::now();
+    let written = || drivers::sidecar::load(&two).ok().flatten().map(|record| record.epoch);
+    while written() != Some(3) {
+        assert!(begun.elapsed() < ftemu::sides::PATIENCE, "{}", b.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -246,6 +246,9 @@ pub fn pair(
     let common = shared_disk && !flags.disks.first().is_some_and(|disk| files::is_export(disk));
     let mut records = Records { image, shared: shared_disk, common, me, peer, last: record, force };
     let ask_user = remember_choice(&target, &promotion, &records) && pair.role != Role::Backup;
+    if !pair.force && !shared_disk {
+        give_back(&target, &mut *arbiter, records.last.as_ref());
+    }
     let start = match pair.role {
         Role::Backup => {
             let known = records.last.as_ref().filter(|_| !pair.force);
@@ -293,6 +296,29 @@ fn remember_choice(target: &Target, promotion: &Promotion, records: &Records) ->
         promotion.remember(last.vm, Claimed { epoch, owner: last.incarnation });
     }
     !last.clean && last.epoch > 0 && !last.peer.is_empty() && !records.force
+}
+
+/// Gives back an epoch that this copy has won and never used, so that the other one can go on.
+/// Whoever holds the image, as this process does, knows that the winner is gone.
+fn give_back(target: &Target, arbiter: &mut dyn Arbiter, record: Option<&Record>) {
+    let Some(record) = record.filter(|record| record.role == sidecar::Role::Backup) else { return };
+    if !arbiter.remembers() {
+        return;
+    }
+    let given = arbiter.latest(record.vm).and_then(|latest| {
+        let epoch = start_check::unused_epoch(Some(record), Known::Latest(latest));
+        let Some(epoch) = epoch else { return Ok(false) };
+        arbiter.claim(record.vm, epoch, start_check::NOBODY).map(|_| true)
+    });
+    match given {
+        Ok(false) => {}
+        Ok(true) => log::warn!(
+            "this copy had won epoch {} and was never live in it; that is given back: the other \
+             side's --role primary can start now",
+            record.epoch
+        ),
+        Err(e) => log::warn!("--arbiter {target}: {e}"),
+    }
 }
 
 /// Whether this copy may start as primary, and in which epoch.

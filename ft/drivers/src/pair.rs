@@ -38,6 +38,14 @@ const ARBITER_LIMIT: Duration = Duration::from_millis(1500);
 /// Until an arbiter that did not say whether it is the primary's is asked again.
 const CHECK_AGAIN: Duration = Duration::from_millis(300);
 
+/// Until a record that could not be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_millis(250);
+/// How often what has come is heard before the clock, when both are due.
+const HEAR_FIRST: u32 = 8;
+/// Without a sign of life of the machine's thread for so many timeouts the channel's threads give
+/// none either.
+const GRACE: u32 = 4;
+
 /// Between two looks while the arbiter's leave to start is waited for.
 const STARTING: Duration = Duration::from_millis(50);
 
@@ -73,6 +81,11 @@ pub struct Pair {
     /// The user was told that the check takes its time.
     unchecked: bool,
     peer: Option<String>,
+    /// What this side was in the last record that was written.
+    recorded: Option<RecordRole>,
+    unwritten: Option<Unwritten>,
+    /// The clock has waited so often for what had come.
+    waited: u32,
     /// Of the log's last entry that this side has made or executed.
     icount: u64,
 }
@@ -88,6 +101,14 @@ enum Check {
     Asked { token: u64, adopted: bool },
     /// It did not answer, and is asked again at this time.
     Later { at: time::Instant, adopted: bool },
+}
+
+/// A record that could not be written.
+struct Unwritten {
+    record: Record,
+    again: time::Instant,
+    /// Nothing else is done before it is.
+    needed: bool,
 }
 
 /// What the log for the backup has to know of the machine.
@@ -136,6 +157,10 @@ impl Pair {
         let check = if arbiter.remembers() { Check::Done } else { Check::Never };
         let (post, answers) = mailbox(ANSWERS, waker);
         let asking = Asking::spawn(arbiter, ARBITER_LIMIT, post)?;
+        channel.keep_alive(
+            Duration::from_nanos(config.heartbeat) * 2,
+            Duration::from_nanos(config.timeout) * GRACE,
+        );
         let me = config.me;
         Ok(Self {
             replica: Replica::new(config, start, HostNs(clock::now_ns())),
@@ -161,6 +186,9 @@ impl Pair {
             ask_user: parts.ask_user,
             check,
             unchecked: false,
+            recorded: None,
+            unwritten: None,
+            waited: 0,
             peer: None,
             icount: 0,
         })
@@ -345,9 +373,21 @@ impl Pair {
         {
             self.check_arbiter(adopted);
         }
+        self.channel.alive();
+        let now = time::Instant::now();
+        if self.unwritten.as_ref().is_some_and(|unwritten| unwritten.again <= now) {
+            self.write_again();
+            return true;
+        }
         if self.timer.is_none_or(|at| at.0 > clock::now_ns()) {
             return false;
         }
+        // This host may have kept us waiting: the other side was not silent if it was not heard.
+        if self.inbox.has_events() && self.waited < HEAR_FIRST {
+            self.waited += 1;
+            return false;
+        }
+        self.waited = 0;
         self.timer = None;
         self.event(Event::Timer);
         true
@@ -361,15 +401,21 @@ impl Pair {
             Check::Later { at, .. } => Some(at.saturating_duration_since(time::Instant::now())),
             _ => None,
         };
-        [timer, check].into_iter().flatten().min()
+        let now = time::Instant::now();
+        let write = self.unwritten.as_ref().map(|u| u.again.saturating_duration_since(now));
+        [timer, check, write].into_iter().flatten().min()
     }
 
     /// The next thing that concerns the machine.
     pub fn poll(&mut self) -> Option<Action> {
         loop {
+            if self.unwritten.as_ref().is_some_and(|unwritten| unwritten.needed) {
+                return None;
+            }
             match self.replica.poll()? {
                 Action::Send(conn, message) => {
-                    self.channel.send(conn.0, message.encode());
+                    let sign = sign_of_life(&message).map(|sign| sign.encode());
+                    self.channel.send_with_sign(conn.0, message.encode(), sign);
                 }
                 Action::Close(conn) => {
                     self.open.remove(&conn.0);
@@ -377,19 +423,7 @@ impl Pair {
                 }
                 Action::SetTimer(at) => self.timer = Some(at),
                 Action::AskArbiter(epoch) => self.ask(epoch),
-                Action::Persist(record) => {
-                    if let Err(e) = self.write_down(&record) {
-                        log::error!("{e}");
-                        // A machine that is live goes on all the same; a backup that cannot say
-                        // that it is one must not count.
-                        if record.role != RecordRole::Primary {
-                            self.event(Event::TransferFailed(e.to_string()));
-                        }
-                    } else if record.role == RecordRole::Syncing {
-                        self.unchecked = false;
-                        self.check_arbiter(false);
-                    }
-                }
+                Action::Persist(record) => self.persist(record),
                 Action::Tell(notice) => {
                     if let Notice::BackupLost(_) = notice {
                         self.journal.on = false;
@@ -413,6 +447,45 @@ impl Pair {
             // The other side ends, too: what is on its way may arrive.
             (Some(fence), Action::Halt(Halt::Ended)) => fence.set(Leave::Open),
             _ => {}
+        }
+    }
+
+    /// Makes a record durable, or sees to what follows if it cannot be.
+    ///
+    /// A primary that goes on in a later epoch is known by the incarnation in its record and by the
+    /// arbiter: it goes on, and tries again. A backup that goes live without the record would be
+    /// taken for one that never was, and the other, older copy for the newer: it waits. A backup
+    /// that cannot say that it is one must not count.
+    fn persist(&mut self, record: Record) {
+        self.unwritten = None;
+        let Err(e) = self.write_down(&record) else {
+            self.recorded = Some(record.role);
+            if record.role == RecordRole::Syncing {
+                self.unchecked = false;
+                self.check_arbiter(false);
+            }
+            return;
+        };
+        log::error!("{e}");
+        if record.role != RecordRole::Primary {
+            return self.event(Event::TransferFailed(e.to_string()));
+        }
+        let needed = self.recorded.is_some_and(|role| role != RecordRole::Primary);
+        if needed {
+            log::error!("this side cannot go live before its record can be written; trying again");
+        }
+        let again = time::Instant::now() + WRITE_AGAIN;
+        self.unwritten = Some(Unwritten { record, again, needed });
+    }
+
+    fn write_again(&mut self) {
+        let Some(Unwritten { record, needed, .. }) = self.unwritten.take() else { return };
+        if self.write_down(&record).is_ok() {
+            log::warn!("the record is written");
+            self.recorded = Some(record.role);
+        } else {
+            let again = time::Instant::now() + WRITE_AGAIN;
+            self.unwritten = Some(Unwritten { record, again, needed });
         }
     }
 
@@ -578,6 +651,20 @@ impl Pair {
     /// Sends what is queued, within a second, and hangs up.
     pub fn finish(self) {
         self.channel.finish();
+    }
+}
+
+/// What can be said in the place of `message` by who only knows that this side lives.
+fn sign_of_life(message: &Message) -> Option<Message> {
+    match message {
+        Message::Log { released, wanted, stamp, .. } => Some(Message::Log {
+            frame: Vec::new(),
+            released: *released,
+            wanted: *wanted,
+            stamp: *stamp,
+        }),
+        Message::Ack(ack) => Some(Message::Ack(*ack)),
+        _ => None,
     }
 }
 

@@ -19,12 +19,15 @@
 //!   claims the next.
 //! - `Primary` in epoch e, and somebody else has won e or a later one: that copy was live after
 //!   this one.
+//! - `Primary` in epoch e, and e + 1 is [`NOBODY`]'s: e was won by its backup, which was never live
+//!   in it and has given it back. Nobody was live after this copy. It claims e + 2.
 //! - `Backup`, clean: both copies ended alike, and this one may be used as long as nobody has gone
 //!   on since.
 //! - `Backup`, not clean: what the primary had sent was in the memory of a process that is gone;
 //!   the primary's copy has it. This holds even if the backup itself had won the epoch: it died
-//!   before it had taken all in, and nothing had left it. The other copy is the newer one then too,
-//!   and the user has to say so, since the arbiter says otherwise.
+//!   before it had taken all in, and nothing had left it, since it would have written `Primary`
+//!   first. The other copy is the newer one then too. The arbiter says otherwise until this one
+//!   starts again: then it claims the next epoch for [`NOBODY`], and the other copy may go on.
 //! - `Syncing`: the copy is a mixture.
 //! - The arbiter has not heard of the machine, or knows older epochs only, but the record is of a
 //!   later one: it is not the arbiter that gave the epoch, or it has lost its memory; who is newer
@@ -32,6 +35,9 @@
 
 use crate::arbiter::{Claimed, hex};
 use crate::sidecar::{Record, Role};
+
+/// Owner of an epoch that will never be used.
+pub const NOBODY: u128 = 0;
 
 /// What the arbiter knows of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +88,22 @@ pub fn start_check(record: Option<&Record>, known: Known) -> Start {
         (Role::Primary, Some(latest)) if latest.owner == record.incarnation => {
             Start::Resume { epoch: latest.epoch.saturating_add(1) }
         }
-        (Role::Backup, Some(latest)) if latest.owner == record.incarnation => {
+        (Role::Primary, Some(Claimed { epoch: latest, owner: NOBODY }))
+            if epoch.checked_add(1) == Some(latest) =>
+        {
+            Start::Resume { epoch: latest.saturating_add(1) }
+        }
+        (Role::Backup, Some(latest)) if [record.incarnation, NOBODY].contains(&latest.owner) => {
             Start::Refuse(format!(
                 "this copy was the backup in epoch {epoch} and won the next, but ended before it \
                  went live; what it had not yet written is lost. The newer copy is {other}: \
-                 start that one, with --force since the arbiter gave the epoch to this one"
+                 start that one, and let this one join as a backup"
             ))
         }
         (_, Some(latest)) => Start::Refuse(format!(
             "the other copy is newer: it went live in epoch {} ({}), this one was last in epoch \
-             {epoch}. It is {other}: start that one, and let this one join as a backup",
+             {epoch}. It is {other}: start that one, and let this one join as a backup; if it says \
+             that it never was live, start this one again",
             latest.epoch.saturating_add(1),
             hex(latest.owner),
         )),
@@ -110,6 +122,16 @@ pub fn start_check(record: Option<&Record>, known: Known) -> Start {
         )),
         (Role::Primary | Role::Backup, None) => Start::Resume { epoch },
     }
+}
+
+/// The epoch that is to be claimed for [`NOBODY`] when the copy with `record` starts again: its last
+/// process has won the one before as a backup, and was never live.
+#[must_use]
+pub fn unused_epoch(record: Option<&Record>, known: Known) -> Option<u64> {
+    let record = record.filter(|record| record.role == Role::Backup && !record.clean)?;
+    let Known::Latest(Some(latest)) = known else { return None };
+    let unused = latest == Claimed { epoch: record.epoch, owner: record.incarnation };
+    latest.epoch.checked_add(1).filter(|_| unused)
 }
 
 /// The epoch that a copy claims which the user starts by force.
@@ -300,6 +322,35 @@ mod tests {
         assert_eq!(start_check(None, NEVER), Start::Fresh);
         assert_eq!(start_check(None, Known::Nothing), Start::Fresh);
         assert_eq!(forced_epoch(None, NEVER), 0);
+    }
+
+    #[test]
+    fn an_epoch_that_was_not_used_is_given_back() {
+        use Role::{Backup, Primary, Syncing};
+        let unused =
+            |role, epoch, clean, known| unused_epoch(Some(&record(role, epoch, clean)), known);
+        assert_eq!(unused(Backup, 5, false, latest(5, OWN)), Some(6));
+        for (role, epoch, clean, known) in [
+            (Backup, 5, false, latest(5, OTHER)),
+            (Backup, 5, false, latest(4, OWN)),
+            (Backup, 5, false, latest(6, OWN)),
+            (Backup, 5, true, latest(5, OWN)),
+            (Backup, 5, false, Known::Nothing),
+            (Primary, 5, false, latest(5, OWN)),
+            (Primary, 6, false, latest(5, OWN)),
+            (Syncing, 5, false, latest(5, OWN)),
+        ] {
+            assert_eq!(unused(role, epoch, clean, known), None, "{role:?} {epoch} {known:?}");
+        }
+        assert_eq!(unused_epoch(None, latest(5, OWN)), None);
+        // Who was live before goes on; nobody else does, and not if more has happened.
+        let start = |role, epoch, known| start_check(Some(&record(role, epoch, false)), known);
+        assert_eq!(start(Primary, 5, latest(6, NOBODY)), Start::Resume { epoch: 7 });
+        for (role, epoch) in [(Primary, 4), (Primary, 6), (Backup, 5), (Backup, 6), (Syncing, 5)] {
+            let start = start(role, epoch, latest(6, NOBODY));
+            assert!(matches!(start, Start::Refuse(_)), "{role:?} {epoch}: {start:?}");
+        }
+        assert_eq!(start(Primary, 7, latest(6, NOBODY)), Start::Resume { epoch: 7 });
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Counts {
     pub ended: u64,
     /// Entries executed by backups.
     pub entries: u64,
+    /// Epochs that were given back.
+    pub given_back: u64,
 }
 
 impl Counts {
@@ -48,6 +50,7 @@ impl Counts {
         self.stuck += other.stuck;
         self.ended += other.ended;
         self.entries += other.entries;
+        self.given_back += other.given_back;
     }
 }
 

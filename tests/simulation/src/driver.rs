@@ -316,6 +316,7 @@ impl World {
         let here = &mut self.nodes[node];
         here.record = Some(record);
         here.claimants.clear();
+        here.recorder = here.process.as_ref().map(|process| process.me);
         if record.role == RecordRole::Primary {
             here.claimants.extend(here.process.as_ref().map(|process| process.me));
         }

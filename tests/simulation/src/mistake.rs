@@ -41,11 +41,13 @@ pub enum DriverMistake {
     /// A replica that starts again goes live in its recorded epoch without asking: the record is
     /// trusted.
     StartsUnasked,
+    /// A replica that starts again gives its epoch back, whether it was live in it or not.
+    GivesBackUnlooked,
 }
 
 impl DriverMistake {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DroppedPage,
         Self::InjectedBeforeLogged,
         Self::OneTooMany,
@@ -57,6 +59,7 @@ impl DriverMistake {
         Self::ArbiterYesToAll,
         Self::ForgetsTooMuch,
         Self::StartsUnasked,
+        Self::GivesBackUnlooked,
     ];
 }
 

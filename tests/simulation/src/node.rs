@@ -6,6 +6,7 @@
 use crate::machine::{Block, CLIENTS, Machine, Output, WORDS};
 use ft::event::{Action, Event, Pace, Record};
 use ft::log::Entry;
+use ft::replica::StatusRole;
 use ft::types::{Conn, Epoch, ReplicaId};
 use ft::{Config, Replica, Start};
 use std::collections::{BTreeMap, VecDeque};
@@ -17,6 +18,8 @@ pub struct Node {
     pub disk: [Block; CLIENTS],
     /// The record beside the disk.
     pub record: Option<Record>,
+    /// Who wrote the record.
+    pub recorder: Option<ReplicaId>,
     /// Processes of this computer that have asked for an epoch with that record.
     pub claimants: Vec<ReplicaId>,
     /// The process.
@@ -176,6 +179,12 @@ impl Process {
             closed: Vec::new(),
             question: None,
         }
+    }
+
+    /// Whether it waits for a machine that nobody sends it.
+    #[must_use]
+    pub fn is_idle_spare(&self) -> bool {
+        self.replica.status().role == StatusRole::Spare
     }
 
     /// Puts things to do before all others, in the given order.

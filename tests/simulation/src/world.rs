@@ -23,6 +23,8 @@ use std::fmt;
 pub const VM: VmId = VmId(0xF7);
 /// Computers.
 pub const NODES: usize = 3;
+/// Who owns an epoch that was given back.
+const NOBODY: ReplicaId = ReplicaId(0);
 
 /// Something that is due.
 #[derive(Clone, Debug)]
@@ -299,10 +301,13 @@ impl World {
 
     /// A process starts, as its record says.
     fn start(&mut self, node: usize) {
-        let here = &mut self.nodes[node];
+        self.start_again(node);
+        let here = &self.nodes[node];
         if here.process.is_some() || here.finished {
             return;
         }
+        self.give_back(node);
+        let here = &mut self.nodes[node];
         here.incarnation += 1;
         here.paused_until = 0;
         let me = ReplicaId((node as u128 + 1) << 64 | u128::from(here.incarnation));
@@ -320,6 +325,46 @@ impl World {
         self.note(node, || format!("-- {me:?} starts: {start:?}"));
         self.nodes[node].process = Some(process);
         self.work(node);
+    }
+
+    /// A process that waits in vain is started again when there is something else to do for it.
+    fn start_again(&mut self, node: usize) {
+        let here = &self.nodes[node];
+        let idle = here.process.as_ref().is_some_and(Process::is_idle_spare);
+        let may = || matches!(self.start_check(node), Start::Solo { .. });
+        if idle && !here.finished && (self.unused(node).is_some() || may()) {
+            self.nodes[node].process = None;
+            self.hang_up(node, true);
+        }
+    }
+
+    /// The epoch after the one that this computer's last process has won as a backup, and was never
+    /// live in: its record would say so.
+    fn unused(&self, node: usize) -> Option<Epoch> {
+        let here = &self.nodes[node];
+        let (record, (latest, owner)) = (here.record?, self.arbiter.latest()?);
+        let unused = match record.role {
+            RecordRole::Backup => record.epoch == latest,
+            RecordRole::Primary => {
+                self.has(DriverMistake::GivesBackUnlooked) && record.epoch == latest.next()
+            }
+            RecordRole::Syncing => false,
+        };
+        (unused && here.recorder == Some(owner)).then(|| latest.next())
+    }
+
+    /// An epoch that was won and not used is given back: whoever was live before may go on.
+    fn give_back(&mut self, node: usize) {
+        if let Some(epoch) = self.unused(node)
+            && self.arbiter_paths[node] == [true; 2]
+        {
+            self.note(node, || format!("{epoch:?} is nobody's"));
+            self.arbiter.claim(epoch, NOBODY);
+            self.checker.counts.given_back += 1;
+            for other in 0..NODES {
+                self.after(100 * MS, Due::Start(other));
+            }
+        }
     }
 
     /// Who may start as what: a copy that was live is claimed again, every other joins.
@@ -342,7 +387,8 @@ impl World {
         let epoch = match self.arbiter.latest() {
             Some((latest, owner)) if latest >= epoch => {
                 let own = self.nodes[node].claimants.contains(&owner);
-                own.then(|| latest.next())
+                let ours = own || owner == NOBODY && latest == epoch.next();
+                ours.then(|| latest.next())
             }
             _ => Some(epoch),
         };
@@ -356,11 +402,19 @@ impl World {
         (0..NODES).any(|node| {
             let here = &self.nodes[node];
             let runs = here.process.as_ref().is_some_and(|process| process.machine.is_some());
-            let may = here.process.is_none()
-                && !here.finished
-                && matches!(self.start_check(node), Start::Solo { .. });
-            runs || may
+            let free = here.process.as_ref().is_none_or(Process::is_idle_spare) && !here.finished;
+            let may = || matches!(self.start_check(node), Start::Solo { .. });
+            runs || free && (may() || self.unused(node).is_some() && self.has_older(node))
         })
+    }
+
+    /// Whether there is the copy that was live in the epoch that this computer would give back.
+    fn has_older(&self, node: usize) -> bool {
+        let epoch = self.unused(node).map(|epoch| epoch.0 - 1);
+        self.nodes
+            .iter()
+            .filter_map(|here| here.record)
+            .any(|record| record.role == RecordRole::Primary && Some(record.epoch.0) == epoch)
     }
 
     /// Whether the machine is live somewhere, and protected.

@@ -132,3 +132,72 @@ fn a_backup_with_a_broken_memory_stops_and_the_primary_goes_on() {
         assert_eq!((live(&world), world.counts().takeovers), (old, 0));
     }
 }
+
+/// A pair of two computers at the moment when all of the state is on its way: the live one, and the
+/// one that has no machine yet.
+fn cut_over(seed: u64) -> (World, usize, usize) {
+    let mut world = World::new(seed, Weather::fair(), Config::new(ReplicaId(0)), None);
+    world.nodes[2].finished = true;
+    let cut = |world: &World| world.nodes[0].process.as_ref().is_some_and(|p| p.cut.is_some());
+    wait_for(&mut world, "cut over", cut);
+    (world, 0, 1)
+}
+
+#[test]
+fn a_backup_that_dies_before_it_has_the_machine_holds_outputs_for_the_timeout() {
+    let mut waited = 0;
+    for seed in 0..40 {
+        let (mut world, live, joining) = cut_over(seed);
+        world.weather.restart = 5000 * MS;
+        let died = world.now;
+        world.crash(joining, false);
+        let is_cut = |w: &World| w.nodes[live].process.as_ref().is_some_and(|p| p.cut.is_some());
+        if !is_cut(&world) {
+            continue;
+        }
+        wait_for(&mut world, "alone", |world| !is_cut(world));
+        let gap = (world.now - died) / MS;
+        assert!((250..=450).contains(&gap), "seed {seed}: {gap} ms");
+        waited += 1;
+        wait_for(&mut world, "a pair again", World::is_protected);
+        assert_eq!((world.counts().boots, world.counts().takeovers), (1, 0));
+    }
+    assert!(waited > 10, "{waited}");
+}
+
+#[test]
+fn a_machine_that_ends_while_a_backup_joins_ends_that_one_too() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Weather::fair(), Config::new(ReplicaId(0)), None);
+        world.nodes[2].finished = true;
+        let sends = |w: &World| w.nodes[0].process.as_ref().is_some_and(|p| p.outgoing.is_some());
+        wait_for(&mut world, "joining", sends);
+        world.press_power_button();
+        wait_for(&mut world, "both ended", |w| w.nodes[0].finished && w.nodes[1].finished);
+        assert!(world.nodes[1].process.is_none(), "nobody waits for a machine that is gone");
+    }
+}
+
+#[test]
+fn an_epoch_that_was_won_and_not_used_is_given_back() {
+    let mut given_back = 0;
+    for seed in 0..60 {
+        let mut world = pair(seed);
+        let (old, new) = (live(&world), backup(&world));
+        world.nodes[3 - old - new].finished = true;
+        let epoch = world.nodes[old].process.as_ref().and_then(|p| p.live).expect("live");
+        world.weather.restart = 300 * MS;
+        world.crash(old, true);
+        // The winner dies with its answer on the way.
+        let won = |world: &World| world.arbiter.latest().is_some_and(|(won, _)| won == epoch);
+        wait_for(&mut world, "the epoch is won", won);
+        if world.nodes[new].process.as_ref().is_none_or(|process| process.live.is_some()) {
+            continue;
+        }
+        world.crash(new, true);
+        wait_for(&mut world, "a pair again", World::is_protected);
+        assert_eq!(live(&world), old, "the copy that has everything");
+        given_back += world.counts().given_back;
+    }
+    assert!(given_back > 20, "{given_back}");
+}

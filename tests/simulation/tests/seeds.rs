@@ -23,7 +23,7 @@ fn a_thousand_seeds_hold() {
     // What is never exercised is not tested.
     assert!(counts.takeovers > 300 && counts.joined > 1000 && counts.crashes > 1000, "{counts:?}");
     assert!(counts.repeated > 100 && counts.ended > 10 && counts.outputs > 50_000, "{counts:?}");
-    assert!(counts.stuck < 50, "most runs go on to the end: {counts:?}");
+    assert!(counts.stuck < 5 && counts.given_back > 0, "runs go on to the end: {counts:?}");
 }
 
 #[test]

@@ -105,6 +105,12 @@ impl Inbox {
         Some(event)
     }
 
+    /// Whether something waits to be taken.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.0.lock().events.is_empty()
+    }
+
     /// Bytes of messages that wait to be taken.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {

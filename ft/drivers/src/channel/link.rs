@@ -6,6 +6,7 @@
 //! saves the time that it takes to wake a thread.
 
 use super::handshake::Established;
+use super::life::{Life, be_preferred};
 use super::record::{Opener, Sealer};
 use super::registry::Registry;
 use super::{ChannelEvent, Greeting};
@@ -47,6 +48,24 @@ struct Queue {
     deaf: bool,
     /// The writer waits for a message.
     idle: bool,
+    /// What may be said when there is nothing to say.
+    sign: Option<Vec<u8>>,
+    /// When something was last said.
+    spoke: Instant,
+}
+
+impl Queue {
+    /// What is to be said now because nothing else was for long.
+    fn sign_due(&mut self, life: &Life) -> Option<Vec<u8>> {
+        let quiet = matches!(self.state, State::Open) && self.messages.is_empty();
+        let silent = life.silence().is_some_and(|silence| self.spoke.elapsed() >= silence);
+        if !quiet || !silent || self.sealer.is_none() || !life.is_alive() {
+            return None;
+        }
+        let sign = self.sign.clone()?;
+        self.spoke = Instant::now();
+        Some(sign)
+    }
 }
 
 /// One connection.
@@ -67,6 +86,8 @@ impl Link {
             why: None,
             deaf: false,
             idle: false,
+            sign: None,
+            spoke: Instant::now(),
         };
         Self { stream, queue: Mutex::new(queue), filled: Condvar::new(), queued: AtomicU64::new(0) }
     }
@@ -76,7 +97,7 @@ impl Link {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn send(&self, bytes: Vec<u8>) -> bool {
+    pub(super) fn send(&self, bytes: Vec<u8>, sign: Option<Vec<u8>>) -> bool {
         let mut queue = self.lock();
         if !matches!(queue.state, State::Open) {
             return false;
@@ -86,6 +107,10 @@ impl Link {
             drop(queue);
             self.end("more is queued than can ever be sent");
             return false;
+        }
+        queue.spoke = Instant::now();
+        if sign.is_some() {
+            queue.sign = sign;
         }
         if bytes.len() <= SHORT
             && queue.messages.is_empty()
@@ -179,8 +204,8 @@ impl Link {
         self.stream.shutdown();
     }
 
-    /// Waits for something to write; `None`: there will be nothing.
-    fn next_batch(&self) -> Option<(Vec<Vec<u8>>, Sealer)> {
+    /// Waits for something to write, or until a sign of life is due; `None`: there will be nothing.
+    fn next_batch(&self, life: &Life) -> Option<(Vec<Vec<u8>>, Sealer)> {
         let mut queue = self.lock();
         loop {
             let work = !queue.messages.is_empty();
@@ -192,13 +217,19 @@ impl Link {
                 return None;
             }
             queue.idle = true;
-            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            let silence = life.silence().unwrap_or(LINGER);
+            let waited = self.filled.wait_timeout(queue, silence);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if let Some(sign) = queue.sign_due(life) {
+                self.queued.fetch_add(sign.len() as u64, Ordering::Relaxed);
+                queue.messages.push(sign);
+            }
         }
     }
 
-    fn write_all(&self) -> io::Result<()> {
+    fn write_all(&self, life: &Life) -> io::Result<()> {
         let mut sink = Patient(self);
-        while let Some((batch, mut sealer)) = self.next_batch() {
+        while let Some((batch, mut sealer)) = self.next_batch(life) {
             for message in batch {
                 sealer.push(&message, &mut sink)?;
                 self.queued.fetch_sub(message.len() as u64, Ordering::Relaxed);
@@ -209,8 +240,9 @@ impl Link {
         Ok(())
     }
 
-    fn write(&self) {
-        match self.write_all() {
+    fn write(&self, life: &Life) {
+        be_preferred();
+        match self.write_all(life) {
             Ok(()) => self.shut(),
             Err(e) => self.failed(&e),
         }
@@ -284,7 +316,7 @@ pub(super) fn run(
         // It must not miss that the channel is stopped: the registry counts it from here on.
         let conn = registry.add(instance, Arc::clone(&link));
         let body = move || {
-            writer.write();
+            writer.write(&registry.life);
             registry.writer_ended();
         };
         let thread = std::thread::Builder::new().name("channel writer".into()).stack_size(STACK);
@@ -300,6 +332,7 @@ pub(super) fn run(
     let greeting: Box<Greeting> = Box::new(greeting);
     registry.wait_for_older(instance, conn);
     registry.post(ChannelEvent::Up { conn, peer, greeting });
+    be_preferred();
     let why = match writer {
         Ok(_) => link.read(conn, opener, registry),
         Err(e) => {

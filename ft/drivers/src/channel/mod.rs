@@ -12,6 +12,9 @@
 //! - Messages are opaque, at most [`MESSAGE_MAX`] bytes, encrypted and authenticated (Noise), and
 //!   arrive whole, once and in order, or not at all, with all that follows, if the connection is
 //!   lost.
+//! - While its user is alive ([`Channel::alive`]) and says nothing, a connection repeats the sign of
+//!   life that its user left with it, so that a user who is held up for a moment is not taken for
+//!   dead. A user that stays away for longer is silent.
 //! - [`Channel::send`] never waits. What it queues is bounded by its caller, who asks
 //!   [`Channel::queued_bytes`]; at [`QUEUE_MAX`] the connection is given up. What was received
 //!   waits in the [`Inbox`], bounded too: a side that does not take its messages stops the peer
@@ -23,6 +26,7 @@ mod frame;
 mod greeting;
 mod handshake;
 mod inbox;
+mod life;
 mod link;
 mod listen;
 mod pairing;
@@ -138,8 +142,27 @@ impl Channel {
     /// # Panics
     /// The message is longer than [`MESSAGE_MAX`].
     pub fn send(&self, conn: u64, bytes: Vec<u8>) -> bool {
+        self.send_with_sign(conn, bytes, None)
+    }
+
+    /// The same; `sign` may be repeated from here on when nothing else is sent.
+    ///
+    /// # Panics
+    /// The message is longer than [`MESSAGE_MAX`].
+    pub fn send_with_sign(&self, conn: u64, bytes: Vec<u8>, sign: Option<Vec<u8>>) -> bool {
         assert!(bytes.len() <= MESSAGE_MAX, "a message of {} bytes", bytes.len());
-        self.registry.link(conn).is_some_and(|link| link.send(bytes))
+        self.registry.link(conn).is_some_and(|link| link.send(bytes, sign))
+    }
+
+    /// From here on signs of life are repeated after a silence of `beat`, for as long as
+    /// [`Channel::alive`] was called within `grace`.
+    pub fn keep_alive(&self, beat: Duration, grace: Duration) {
+        self.registry.life.keep(beat, grace);
+    }
+
+    /// The channel's user is alive.
+    pub fn alive(&self) {
+        self.registry.life.beat();
     }
 
     /// Bytes that were queued and are not with the host's kernel yet; 0 if the connection is not

@@ -3,6 +3,7 @@
 use super::greeting::Greeting;
 use super::handshake::{Established, HandshakeError, Proof, Side};
 use super::inbox::Outbox;
+use super::life::Life;
 use super::link::Link;
 use super::pairing::ATTEMPTS_MAX;
 use super::secret::{Key, Secret};
@@ -54,6 +55,8 @@ struct State {
 /// What the threads of a channel share.
 #[derive(Debug)]
 pub(super) struct Registry {
+    /// The life of the channel's user.
+    pub(super) life: Life,
     greeting: Greeting,
     outbox: Outbox,
     state: Mutex<State>,
@@ -73,7 +76,8 @@ impl Registry {
             said: Vec::new(),
             stopped: false,
         };
-        Self { greeting, outbox, state: Mutex::new(state), changed: Condvar::new() }
+        let life = Life::new();
+        Self { life, greeting, outbox, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

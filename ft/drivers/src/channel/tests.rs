@@ -548,3 +548,45 @@ fn record_pair(early: bool) -> (record::Sealer, record::Opener) {
     }
     (a.sealer, opener)
 }
+
+#[test]
+fn a_user_that_is_held_up_is_not_silent_and_one_that_is_gone_is() {
+    let a = End::listen(key(1));
+    let b = End::call(&a, key(1));
+    let (at_a, _) = check_pair(&a, &b);
+    let (beat, grace) = (Duration::from_millis(10), Duration::from_millis(400));
+    a.channel.keep_alive(beat, grace);
+    // Without a sign there is nothing to repeat.
+    assert!(a.channel.send(at_a, b"plain".to_vec()));
+    assert_eq!(b.message(), b"plain");
+    let held_up = Instant::now();
+    a.channel.alive();
+    assert!(a.channel.send_with_sign(at_a, b"entries".to_vec(), Some(b"I live".to_vec())));
+    assert_eq!(b.message(), b"entries");
+    let mut signs = 0;
+    let last = loop {
+        match b.inbox.try_recv() {
+            Some(ChannelEvent::Message { bytes, .. }) => {
+                assert_eq!(bytes, b"I live");
+                signs += 1;
+            }
+            Some(event) => panic!("{event:?}"),
+            // The grace, and then a silence of many beats.
+            None if held_up.elapsed() > grace * 3 => break signs,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert!((2..=41).contains(&last), "{last} signs");
+    // It is back: signs again, and everything in order.
+    a.channel.alive();
+    assert_eq!(b.message(), b"I live");
+    assert_eq!(a.channel.queued_bytes(at_a), 0);
+    a.channel.close(at_a);
+    loop {
+        match b.next() {
+            ChannelEvent::Message { bytes, .. } => assert_eq!(bytes, b"I live"),
+            ChannelEvent::Down { .. } => break,
+            event => panic!("{event:?}"),
+        }
+    }
+}
