@@ -430,6 +430,15 @@ fn an_epoch_that_a_dead_backup_won_is_given_back() {
     assert_eq!(b.console().increment_after(2), 3);
 }
 
+/// Puts a directory that is not empty where a record is to be.
+fn in_the_way(record: &Path) {
+    while std::fs::create_dir(record).is_err() {
+        // It may be written again at any time.
+        let _ = std::fs::remove_file(record);
+    }
+    std::fs::write(record.join("x"), b"x").expect("a file");
+}
+
 #[test]
 fn a_backup_does_not_go_live_before_its_record_says_so() {
     let place = Place::new();
@@ -444,11 +453,8 @@ fn a_backup_does_not_go_live_before_its_record_says_so() {
     let mut b = side("b", "backup", Some("a"), &two);
     b.hears("protected");
     assert_eq!(console.increment(), 2);
-    // A directory that is not empty stands where the record is to be.
     let record = drivers::sidecar::path_of(&two);
-    std::fs::remove_file(&record).expect("the record");
-    std::fs::create_dir(&record).expect("a directory");
-    std::fs::write(record.join("x"), b"x").expect("a file");
+    in_the_way(&record);
     a.kill();
     b.hears("cannot go live before its record can be written");
     std::thread::sleep(Duration::from_millis(600));
@@ -464,9 +470,7 @@ fn a_backup_does_not_go_live_before_its_record_says_so() {
     let mut c = side("c", "backup", Some("b"), &one);
     c.hears("protected");
     b.hears("protected");
-    std::fs::remove_file(&path).expect("the record");
-    std::fs::create_dir(&path).expect("a directory");
-    std::fs::write(path.join("x"), b"x").expect("a file");
+    in_the_way(&path);
     c.kill();
     b.hears("on its own, without a backup, in epoch 3");
     assert_eq!(console.increment(), 4);
