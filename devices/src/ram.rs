@@ -71,6 +71,8 @@ pub struct Ram {
     /// RAM, then the ROM image.
     bytes: Vec<u8>,
     size: usize,
+    /// RAM from 0 ends here: at the hole at most.
+    low_end: u64,
     marks: Vec<u8>,
     /// Pages whose `DIRTY` mark is set, in order of marking.
     dirty: Vec<u32>,
@@ -131,6 +133,7 @@ impl Ram {
         let mut ram = Self {
             bytes,
             size,
+            low_end: HOLE.min(size as u64),
             marks: vec![0; pages],
             dirty: Vec::new(),
             changed: Vec::new(),
@@ -177,9 +180,17 @@ impl Ram {
     }
 
     /// What backs the physical address `pa` (to the end of its page).
+    #[inline(always)]
     pub fn backing(&self, pa: u64) -> Backing {
+        if (0x10_0000..self.low_end).contains(&pa) {
+            return Backing::Ram(pa as usize);
+        }
+        self.backing_elsewhere(pa)
+    }
+
+    fn backing_elsewhere(&self, pa: u64) -> Backing {
         let rom = self.bytes.len() - self.size;
-        if pa < HOLE.min(self.size as u64) {
+        if pa < self.low_end {
             if VGA.contains(&pa) {
                 return Backing::Mmio;
             }

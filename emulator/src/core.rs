@@ -54,6 +54,9 @@ pub struct Core {
     pub single_step: bool,
     /// What else the cached translations rest on: map of memory, A20 gate.
     memory_map: (u64, bool),
+    /// Bits of physical addresses that the A20 gate lets through, as of
+    /// [`Core::refresh_memory_map`].
+    pub a20_mask: u64,
 }
 
 /// The part of the CPU's state that translation depends on.
@@ -98,6 +101,7 @@ impl Core {
             watch_hits: 0,
             single_step: false,
             memory_map: (0, true),
+            a20_mask: u64::MAX,
         };
         core.update_mode();
         core
@@ -221,6 +225,7 @@ impl Core {
         let map = (self.ram.generation(), self.board.a20());
         if self.memory_map != map {
             self.memory_map = map;
+            self.a20_mask = if map.1 { u64::MAX } else { !(1 << 20) };
             self.flush_tlb();
         }
         if self.ram.has_table_work() {

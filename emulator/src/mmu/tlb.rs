@@ -11,7 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 /// log2 of the entries in a set.
-const BITS: u32 = 10;
+const BITS: u32 = 12;
 /// Entries in a set.
 pub const ENTRIES: usize = 1 << BITS;
 const SETS: usize = 4;
@@ -39,6 +39,11 @@ pub struct Entry {
 /// Cached translations.
 pub struct Tlb {
     entries: Box<[Entry; ENTRIES * SETS]>,
+    /// Entries that may have a `write` tag, each once: those filled so since
+    /// [`Tlb::forget_writes`].
+    written: Vec<u16>,
+    /// A bit for each entry: it is in `written`.
+    is_written: Box<[u64; ENTRIES * SETS / 64]>,
     /// What [`Entry::host`] adds to [`Entry::addend`].
     host_base: u64,
     /// First entry of the set in use.
@@ -88,6 +93,8 @@ impl Tlb {
         Self {
             entries: entries.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
             host_base: 0,
+            written: Vec::new(),
+            is_written: Box::new([0; ENTRIES * SETS / 64]),
             set: 0,
             revisions: [1, 2],
             upper_local: false,
@@ -169,6 +176,11 @@ impl Tlb {
         let keep_write = entry.read == tag && entry.write == tag;
         entry.read = tag;
         entry.write = if writable || keep_write { tag } else { 0 };
+        let bit = 1 << (slot % 64);
+        if writable && self.is_written[slot / 64] & bit == 0 {
+            self.is_written[slot / 64] |= bit;
+            self.written.push(slot as u16);
+        }
         entry.addend = (offset as u64 & PAGE_MASK).wrapping_sub(page);
         entry.host = entry.addend.wrapping_add(self.host_base);
     }
@@ -334,15 +346,17 @@ impl Tlb {
 
     /// Makes every write take the slow path once, so that pages are marked dirty anew.
     pub fn forget_writes(&mut self) {
-        for entry in self.entries.iter_mut() {
-            entry.write = 0;
+        for slot in self.written.drain(..) {
+            self.entries[usize::from(slot)].write = 0;
+            self.is_written[usize::from(slot) / 64] = 0;
         }
     }
 
     /// Makes writes to the RAM page at `offset` take the slow path: it holds code now.
     pub fn forget_writes_to(&mut self, offset: usize) {
         let page = offset as u64 & PAGE_MASK;
-        for entry in self.entries.iter_mut() {
+        for &slot in &self.written {
+            let entry = &mut self.entries[usize::from(slot)];
             if entry.write != 0 && (entry.write & PAGE_MASK).wrapping_add(entry.addend) == page {
                 entry.write = 0;
             }

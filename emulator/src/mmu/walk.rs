@@ -71,8 +71,9 @@ impl Core {
     }
 
     /// `pa` with bit 20 masked when the A20 gate is closed.
-    pub fn gate_a20(&self, pa: u64) -> u64 {
-        if self.board.a20() { pa } else { pa & !(1 << 20) }
+    #[inline(always)]
+    fn gate_a20(&self, pa: u64) -> u64 {
+        pa & self.a20_mask
     }
 
     fn find(&mut self, la: u64, access: Access) -> Result<Translation, u32> {
@@ -230,13 +231,15 @@ impl Core {
 
     /// Reads an entry and sees to it that a change of it will be noticed; `what` it translates is
     /// as in [`crate::mmu::tlb::Tlb::knows_table`].
+    #[inline(always)]
     fn read_entry<const N: usize>(&mut self, pa: u64, what: u64) -> u64 {
-        if let Backing::Ram(at) = self.ram.backing(self.gate_a20(pa))
+        let backing = self.ram.backing(self.gate_a20(pa));
+        if let Backing::Ram(at) = backing
             && !self.tlb.knows_table(at / PAGE, what)
         {
             self.note_table(at, what);
         }
-        self.read_table::<N>(pa)
+        self.read_table::<N>(backing)
     }
 
     #[cold]
@@ -247,11 +250,14 @@ impl Core {
         self.tlb.note_table(at / PAGE, what);
     }
 
-    fn read_table<const N: usize>(&self, pa: u64) -> u64 {
-        match self.ram.backing(self.gate_a20(pa)) {
+    #[inline(always)]
+    fn read_table<const N: usize>(&self, backing: Backing) -> u64 {
+        match backing {
             Backing::Ram(at) | Backing::Rom(at) => {
+                let entry: &[u8; N] =
+                    self.ram.bytes()[at..].first_chunk().expect("entries are aligned");
                 let mut bytes = [0; 8];
-                bytes[..N].copy_from_slice(&self.ram.bytes()[at..at + N]);
+                bytes[..N].copy_from_slice(entry);
                 u64::from_le_bytes(bytes)
             }
             Backing::Mmio => u64::MAX >> (64 - 8 * N),
@@ -270,7 +276,9 @@ impl Core {
     /// #GP(0) if a present one has reserved bits set.
     pub fn load_pdptes(&mut self, cr3: u64) -> Result<(), Trap> {
         let base = cr3 & 0xFFFF_FFE0;
-        let entries = core::array::from_fn(|i| self.read_table::<8>(base + 8 * i as u64));
+        let entries = core::array::from_fn(|i| {
+            self.read_table::<8>(self.ram.backing(self.gate_a20(base + 8 * i as u64)))
+        });
         let reserved = !ADDRESS & !(PRESENT | 0xE18);
         if entries.iter().any(|e: &u64| e & PRESENT != 0 && e & reserved != 0) {
             return Err(self.fault(crate::exception::GP));
