@@ -61,6 +61,11 @@ fn debian_generic_kernel_on_the_lan() {
 }
 
 #[test]
+fn debian_cloud_kernel_on_both_engines() {
+    check("engines", "linux/vmlinuz-cloud");
+}
+
+#[test]
 fn recorded_boot_replays() {
     check("replay", "linux/vmlinuz-cloud");
 }

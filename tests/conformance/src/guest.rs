@@ -10,6 +10,7 @@ use crate::state::{self, Case, Event, Mode, Outcome, State, X87};
 use devices::board::BoardConfig;
 use devices::ram::Ram;
 use devices::time::Icount;
+use emulator::accelerator::Accelerator;
 use emulator::cpu::{Cpu, Fpu, Segment, TableRegister};
 use emulator::machine::{Config, Machine, Stop};
 
@@ -136,6 +137,13 @@ impl Guest {
         build_kernel(&mut machine.core_mut().ram);
         let template = user_cpu(&machine.core_mut().cpu);
         Self { machine, template, dirty: 0..0, window: vec![0; DATA_SIZE as usize] }
+    }
+
+    /// The same with an accelerator instead of the interpreter.
+    pub fn accelerated(accelerator: Box<dyn Accelerator>) -> Self {
+        let mut guest = Self::new();
+        drop(guest.machine.set_accelerator(Some(accelerator)));
+        guest
     }
 
     /// Puts the code of `case` among the breakpoints, and its data into the window.
