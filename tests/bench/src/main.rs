@@ -32,7 +32,8 @@ const WORKLOADS: &[Workload] = &[
     warm("alu", || hex("4801c8 48c1c007 4831c1 488d1488 4c29c2 48c1ea03 ebe9")),
     // l: mov eax,[rsi+rcx*4]; add [rdi+rcx*4],eax; inc ecx; and ecx,3ffh; jne l; jmp l
     warm("memory", || hex("8b048e 01048f ffc1 81e1ff030000 75f0 ebee")),
-    // l: imul eax,eax,41c64e6dh; add eax,3039h; test eax,10000h; jz +2; inc ecx; js +2; dec edx; jmp l
+    // l: imul eax,eax,41c64e6dh; add eax,3039h; test eax,10000h; jz +2; inc ecx; js +2; dec edx;
+    //    jmp l
     warm("branches", || hex("69c06d4ec641 0539300000 a900000100 7402 ffc1 7802 ffca ebe6")),
     // l: call f; jmp l; f: push rbx; call g; pop rbx; ret; g: inc eax; ret
     warm("calls", || hex("e802000000 ebf9 53 e802000000 5b c3 ffc0 c3")),

@@ -1,5 +1,5 @@
-//! Every form and short programs on the JIT and on the interpreter: the same outcomes, undefined flags
-//! included.
+//! Every form and short programs on the JIT and on the interpreter: the same outcomes, undefined
+//! flags included.
 
 use conformance::forms;
 use conformance::generate::generate;

@@ -187,8 +187,8 @@ impl Session<'_> {
         let seed = self.seed;
         let level = generate(seed, number).level();
         let first = format!(
-            "session {seed:#x}, program {number} ({} bits, ring {}): the engines differ between {good} and \
-             {bad}\n  {}",
+            "session {seed:#x}, program {number} ({} bits, ring {}): the engines differ \
+             between {good} and {bad}\n  {}",
             if level.long { 64 } else { 32 },
             if level.user { 3 } else { 0 },
             self.twins.describe()
