@@ -18,7 +18,6 @@ has 100 MB at scale 1. Needs what run.py --world tap needs.
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import echo
 import hosts
 from clients import Redis
 from guests import MEASURED
-from run import Context, keep, place_to_work
+from run import Context, deliver, keep, place_to_work
 from sides import Failure
 from workloads import WORKLOADS
 from worlds import TapWorld
@@ -316,12 +315,7 @@ def main():
     finally:
         for side in sides:
             side.end()
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-    if not given.work:
-        shutil.rmtree(work)
-    return 0
+    return deliver(results, given, work)
 
 
 if __name__ == "__main__":

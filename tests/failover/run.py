@@ -123,6 +123,16 @@ def keep(work):
             os.remove(path)
 
 
+def deliver(results, given, work):
+    """Writes what was measured where it is wanted, and cleans up; returns the exit status."""
+    if given.json:
+        with open(given.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+    if not given.work:
+        shutil.rmtree(work)
+    return 0
+
+
 def play(given, world):
     """Runs the scenarios; returns what was measured and whether all held."""
     results = {"guest": given.guest, "world": given.world, "cable": str(BAD) if given.bad else ""}
@@ -173,12 +183,7 @@ def main():
     finally:
         if world:
             world.end()
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-    if not given.work:
-        shutil.rmtree(work)
-    return 0
+    return deliver(results, given, work)
 
 
 if __name__ == "__main__":

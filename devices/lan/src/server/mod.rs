@@ -92,6 +92,21 @@ struct Net<'a> {
     cables: &'a BTreeMap<PortId, Cable>,
 }
 
+/// The [`Net`] of a [`Lan`], at a time: its other fields stay free, as no function could leave them.
+macro_rules! net {
+    ($lan:ident, $now:ident) => {
+        Net {
+            now: $now,
+            registry: $lan.poll.registry(),
+            gateway: $lan.gateway.ip(),
+            own_port: $lan.own_port,
+            config: &$lan.config,
+            switch: &$lan.switch,
+            cables: &$lan.cables,
+        }
+    };
+}
+
 impl Net<'_> {
     /// Where a guest's connection to `there` goes on the host.
     fn destination(&self, there: SocketAddrV4) -> Option<SocketAddr> {
@@ -359,15 +374,7 @@ impl Lan {
         }
         let mut frames = Vec::new();
         let now = self.now();
-        let net = Net {
-            now,
-            registry: self.poll.registry(),
-            gateway: self.gateway.ip(),
-            own_port: self.own_port,
-            config: &self.config,
-            switch: &self.switch,
-            cables: &self.cables,
-        };
+        let net = net!(self, now);
         self.flows.run(&net, &mut self.gateway);
         self.pings.run(&net, &mut self.gateway);
         self.connections.run(&net, &mut self.gateway, &mut frames);
@@ -429,15 +436,7 @@ impl Lan {
             // Also those that have nothing outstanding yet wait for the address.
             self.connections.wake(guest);
         }
-        let net = Net {
-            now,
-            registry: self.poll.registry(),
-            gateway: self.gateway.ip(),
-            own_port: self.own_port,
-            config: &self.config,
-            switch: &self.switch,
-            cables: &self.cables,
-        };
+        let net = net!(self, now);
         match heard {
             Heard::Nothing => {}
             Heard::Tcp { guest, there, packet, opens } => {
