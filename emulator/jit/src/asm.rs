@@ -384,6 +384,15 @@ impl Asm {
         self.modrm(prefix, opcode, size.max(4), 0, reg, rm);
     }
 
+    /// `crc32 reg, rm` of `size` bytes: the register has 32 bits, or 64 for 8 bytes.
+    pub fn crc32(&mut self, size: u8, reg: u8, rm: Rm) {
+        if size == 1 {
+            self.modrm(0xF2, 0x0F_38F0, 4, 2, reg, rm);
+        } else {
+            self.modrm(0xF2, 0x0F_38F1, size, 0, reg, rm);
+        }
+    }
+
     /// An x87 instruction with a memory operand, or a state to load or store.
     pub fn x87(&mut self, escape: u8, extension: u8, rm: Rm) {
         self.modrm(0, escape.into(), 4, 0, extension, rm);

@@ -116,7 +116,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
     item.memory = memory_operand(&i) && !touches_nothing(&i);
     if let Some(form) = sse::form(&i) {
         item.lowered = true;
-        item.vector = true;
+        item.vector = form.is_vector();
         item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
         item.writes = form.writes(&i);
         item.preserves = !item.memory && !form.sets_flags();

@@ -14,6 +14,7 @@ use crate::layout::place;
 use crate::layout::word;
 use crate::translate::Translator;
 use emulator::cpu;
+use emulator::exec::size_of;
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use std::arch::is_x86_feature_detected;
 
@@ -36,6 +37,10 @@ pub enum Form {
     Text,
     /// LDMXCSR and STMXCSR.
     Control,
+    /// CRC32: general registers and memory.
+    Checksum,
+    /// MOVNTI: a general register to memory.
+    Stream,
 }
 
 impl Form {
@@ -44,9 +49,15 @@ impl Form {
         matches!(self, Form::Compare | Form::Text)
     }
 
+    /// Whether XMM registers or MXCSR are used.
+    pub fn is_vector(self) -> bool {
+        !matches!(self, Form::Checksum | Form::Stream)
+    }
+
     /// General registers written, a bit each.
     pub fn writes(self, i: &Instruction) -> u32 {
         match self {
+            Form::Checksum => 1 << register(i, 0),
             Form::To | Form::Out if !is_memory(i, 0) => 1 << register(i, 0),
             Form::Text => 1 << cpu::RCX,
             _ => 0,
@@ -60,8 +71,11 @@ fn is_xmm(i: &Instruction, n: u32) -> bool {
 
 /// The form of `i`, if it is of this family.
 pub fn form(i: &Instruction) -> Option<Form> {
-    if matches!(i.mnemonic(), M::Ldmxcsr | M::Stmxcsr) {
-        return Some(Form::Control);
+    match i.mnemonic() {
+        M::Ldmxcsr | M::Stmxcsr => return Some(Form::Control),
+        M::Crc32 => return Some(Form::Checksum),
+        M::Movnti => return Some(Form::Stream),
+        _ => {}
     }
     let (first, second) = (is_xmm(i, 0), is_xmm(i, 1));
     if !first && !second {
@@ -280,6 +294,13 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         }
         Form::Text => text(t, i, &e),
         Form::Control => control(t, i),
+        Form::Checksum => checksum(t, i),
+        Form::Stream => {
+            let s = i.memory_size().size() as u8;
+            let rm = t.access(i, s, true, false);
+            let from = t.host_of(register(i, 1), RDX);
+            t.a.store(s, rm, from);
+        }
     }
     true
 }
@@ -335,4 +356,18 @@ fn control(t: &mut Translator, i: &Instruction) {
     t.a.alu_imm(CMP, 4, Rm::Reg(RDX), 0x1F80);
     t.miss(5);
     t.a.ldmxcsr(rm);
+}
+
+fn checksum(t: &mut Translator, i: &Instruction) {
+    let s = size_of(i, 1) as u8;
+    let rm =
+        if is_memory(i, 1) { t.access(i, s, false, false) } else { place(register(i, 1).into()) };
+    match place(register(i, 0).into()) {
+        Rm::Reg(host) => t.a.crc32(s, host, rm),
+        memory => {
+            t.a.load(4, RDX, memory);
+            t.a.crc32(s, RDX, rm);
+            t.a.store(8, memory, RDX);
+        }
+    }
 }
