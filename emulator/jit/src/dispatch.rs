@@ -145,10 +145,12 @@ impl Jit {
         let id = if slot.la == rip && slot.world == world {
             slot.block
         } else {
+            // World 0 is that of an empty slot, whose address and place are 0.
             let (la, known, id) = (slot.la, slot.place, slot.block);
+            let known = (slot.world != 0).then_some(known);
             core.cpu.regs[BLOCK_RIP] = rip;
             let place = core.fetch_place(rip)?;
-            let found = if la == rip && known == place as u64 {
+            let found = if la == rip && known == Some(place as u64) {
                 Some(id)
             } else {
                 self.cache.find(place, rip)
