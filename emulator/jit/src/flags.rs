@@ -1,7 +1,7 @@
 //! The guest's status flags while translated code runs.
 //!
 //! They are in the host's flags, in a word of memory, or nowhere but reproducible from registers
-//! (a [`Recipe`]). The word is as LAHF and SETO give it: bits 15:8 are SF ZF - AF - PF - CF, bit 0 is
+//! (a [`Recipe`]). The word is as LAHF and SETO give it: bits 15:8: SF ZF - AF - PF - CF, bit 0 is
 //! OF; where [`AF_CLEAR`] is set AF is 0 whatever bit 12 says, where [`OF_DERIVED`] is set OF is CF
 //! xor SF. So three host instructions save flags whichever of them the host leaves undefined.
 

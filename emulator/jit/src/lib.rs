@@ -1,12 +1,12 @@
 //! The fast engine: translates guest code of 64-bit mode to code of an x86-64 host.
 //!
-//! Contract: [`Jit`] is an [`Accelerator`]: the same instructions retire with the same effects as in
-//! the interpreter. This crate is the one island of unsafe code around the CPU.
+//! Contract: [`Jit`] is an [`Accelerator`]: the same instructions retire with the same effects as
+//! in the interpreter. This crate is the one island of unsafe code around the CPU.
 //!
 //! | file | what |
 //! |---|---|
 //! | `asm` | host instructions as bytes |
-//! | `classify` | what each guest instruction does to flags and registers, and whether it is lowered |
+//! | `classify` | what a guest instruction does to flags and registers, whether it is lowered |
 //! | `translate` | a block: decoding, memory operands, flags, ways out |
 //! | `lower/*` | the families of instructions |
 //! | `flags` | where the guest's flags are |

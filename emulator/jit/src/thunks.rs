@@ -16,8 +16,8 @@ use crate::translate::find;
 pub const LINK: u64 = 0;
 /// The budget does not cover the block (bits 63:3); it is negative, by that much.
 pub const OVER: u64 = 1;
-/// The interpreter came to an end in bits 63:3; the core is up to date but for the host's registers,
-/// which are not needed.
+/// The interpreter came to an end in bits 63:3; the core is up to date but for the host's
+/// registers, which are not needed.
 pub const LEFT: u64 = 2;
 /// The block (bits 63:3) has SSE instructions that translated code cannot execute as things are;
 /// nothing of it was done.
@@ -47,7 +47,7 @@ pub struct Thunks {
     pub settle: usize,
     /// Jumped to: leaves with [`LOST`].
     pub lost: usize,
-    /// Jumped to with an address in RAX and an exit in RDX, for the two halves of the address space:
+    /// Jumped to with an address in RAX and an exit in RDX, for both halves of the address space:
     /// goes on at the address if it is that of a translated block, else leaves.
     pub find: [usize; 2],
     /// Called: the guest's x87 state comes into the host's; XMM registers do not stay there. Uses
@@ -190,7 +190,7 @@ fn x87_thunks(a: &mut Asm, t: &mut Thunks, helper: usize) {
     a.jmp(t.leave);
 }
 
-/// Stores the guest's x87 state, if it is in the host's, and leaves the host an empty one. Uses RCX.
+/// Stores the guest's x87 state, if it is in the host's, and leaves an empty one there. Uses RCX.
 fn x87_off(a: &mut Asm) {
     a.alu_imm(CMP, 4, in_memory(word::X87), 0);
     let off = a.jcc_far(4);

@@ -4,7 +4,7 @@
 //! instructions needs is a method here; the families are in [`crate::lower`]. To add one: name its
 //! instructions in [`crate::classify`] and emit them in a file there. The rules:
 //! - RAX, RCX and RDX are scratch, [`layout::place`] says where guest registers are.
-//! - [`Translator::access`] checks a memory operand and leads to the interpreter if it misses; until
+//! - [`Translator::access`] checks a memory operand, leads to the interpreter if it misses; until
 //!   then nothing of the guest may have been changed. It uses RAX, RCX and RDX; afterwards RAX and
 //!   RDX are free if `flat` was asked for.
 //! - An instruction that sets the flags says so with [`Translator::produced`]; one that needs them
@@ -359,7 +359,7 @@ impl Translator<'_> {
 
     // ---- memory ----
 
-    /// Linear address of the memory operand, in RAX or the host register of its base. Uses RAX, RCX.
+    /// Linear address of the memory operand, in RAX or its base's host register. Uses RAX, RCX.
     pub fn address(&mut self, i: &Instruction) -> u8 {
         let segment = match i.memory_segment() {
             Register::FS => Some(FS),
@@ -594,7 +594,7 @@ impl Translator<'_> {
         self.request.thunks.settle
     }
 
-    /// If condition `cc` holds, the interpreter executes the instruction, of which nothing was done.
+    /// If `cc` holds, the interpreter executes the instruction, of which nothing was done yet.
     pub fn miss(&mut self, cc: u8) {
         let jump = self.a.jcc_far(cc);
         self.misses.push(Miss { jump, retry: None });

@@ -1,8 +1,9 @@
 //! What a log keeps of a digest: small, and still enough to name what differs.
 //!
-//! Contract: three forms, told apart by their length; equal digests give equal checks of a form. The
-//! whole one is the hash over everything, and stands behind a snapshot. The short one is 16 bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2
-//! that the devices share. The named one has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4
+//! Contract: three forms, told apart by their length; equal digests give equal checks of a form.
+//! The whole one is the hash over everything, and stands behind a snapshot. The short one is 16
+//! bits: 8 of the hash over the whole digest, 4 of the CPU's, 2 of RAM's, and 2 that the devices
+//! share. The named one has 32 bits of the whole, 8 of the CPU's, 8 of RAM's and 4
 //! of each device's. The short one misses a difference of one component alone once in a thousand
 //! times or less, and the next one sees it.
 

@@ -124,8 +124,8 @@ pub fn start_check(record: Option<&Record>, known: Known) -> Start {
     }
 }
 
-/// The epoch that is to be claimed for [`NOBODY`] when the copy with `record` starts again: its last
-/// process has won the one before as a backup, and was never live.
+/// The epoch that is to be claimed for [`NOBODY`] when the copy with `record` starts again: its
+/// last process has won the one before as a backup, and was never live.
 #[must_use]
 pub fn unused_epoch(record: Option<&Record>, known: Known) -> Option<u64> {
     let record = record.filter(|record| record.role == Role::Backup && !record.clean)?;
