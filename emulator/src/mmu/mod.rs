@@ -136,9 +136,12 @@ impl Core {
     pub fn probe_write(&mut self, op: &Op, la: u64, size: u64) -> Result<(), Trap> {
         self.check_address(op, la, size)?;
         let end = self.wrap(la.wrapping_add(size - 1));
-        self.place(la, true, By::Program)?;
-        if (la ^ end) & !0xFFF != 0 {
-            self.place(end & !0xFFF, true, By::Program)?;
+        let first = size.min(PAGE as u64 - la % PAGE as u64);
+        let here = self.place(la, true, By::Program)?;
+        self.check_code(here, first as usize)?;
+        if first < size {
+            let there = self.place(end & !0xFFF, true, By::Program)?;
+            self.check_code(there, (size - first) as usize)?;
         }
         Ok(())
     }
