@@ -233,6 +233,12 @@ impl Core {
         }
     }
 
+    /// The A20 gate, as of the last [`Core::refresh_memory_map`].
+    #[inline(always)]
+    pub fn a20(&self) -> bool {
+        self.memory_map.1
+    }
+
     /// Whether RFLAGS.RF is in force: it was loaded, or a repeated instruction was left
     /// unfinished, just before this instruction. (What completes clears RF: SDM 3B 17.3.1.1.)
     pub fn resuming(&self) -> bool {

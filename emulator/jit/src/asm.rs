@@ -414,6 +414,11 @@ impl Asm {
         self.byte(bit);
     }
 
+    /// BT (4), BTS (5), BTR (6) or BTC (7) by a register.
+    pub fn bit(&mut self, op: u8, size: u8, rm: Rm, reg: u8) {
+        self.modrm(0, 0x0F83 | u32::from(op) << 3, size, 0, reg, rm);
+    }
+
     /// `cmovcc reg, rm`.
     pub fn cmov(&mut self, cc: u8, size: u8, reg: u8, rm: Rm) {
         self.map_0f(0, 0x40 | cc, size, reg, rm);

@@ -107,6 +107,15 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         x87: false,
         last: invalid || ends_block(&i) || i.mnemonic() == M::Jmp,
     };
+    if high_byte(&i) && !invalid && !i.has_lock_prefix() {
+        item.lowered = true;
+        item.memory = false;
+        item.effect = Effect::Sets;
+        if !matches!(i.mnemonic(), M::Test | M::Cmp) {
+            item.writes = 1 << whole_of(i.op0_register());
+        }
+        return item;
+    }
     if invalid || !plain_operands(&i) || item.last && !branches(&i) {
         return item;
     }
@@ -179,6 +188,9 @@ fn lockable(i: &Instruction) -> bool {
                 | M::Xchg
                 | M::Xadd
                 | M::Cmpxchg
+                | M::Bts
+                | M::Btr
+                | M::Btc
         )
 }
 
@@ -289,9 +301,23 @@ fn is_immediate(i: &Instruction) -> bool {
     matches!(i.code(), iced_x86::Code::Pushq_imm8 | iced_x86::Code::Pushq_imm32)
 }
 
-/// BT and its kin on a register, or with an immediate on memory.
+/// BT and its kin, but for 16-bit operands.
 fn bits(i: &Instruction) -> bool {
-    size(i) >= 4 && i.op0_kind() == OpKind::Register && shift_count(i).is_some()
+    size(i) >= 4
+}
+
+/// TEST, CMP, AND, OR or XOR of AH, BH, CH or DH with an immediate.
+pub fn high_byte(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Test | M::Cmp | M::And | M::Or | M::Xor)
+        && i.op0_kind() == OpKind::Register
+        && i.op0_register().is_gpr8()
+        && !plain(i.op0_register())
+        && i.op1_kind() == OpKind::Immediate8
+}
+
+/// Number of the register that AH, BH, CH or DH is part of.
+pub fn whole_of(r: Register) -> u8 {
+    r as u8 - Register::AH as u8
 }
 
 fn near(i: &Instruction) -> bool {

@@ -125,7 +125,7 @@ impl Jit {
     fn worlds_of(&mut self, core: &Core) -> [u32; 2] {
         let [low, high] = core.tlb.worlds();
         let user = core.cpu.cpl == 3;
-        let (generation, a20) = (core.ram.generation(), core.board.a20());
+        let (generation, a20) = (core.ram.generation(), core.a20());
         let at = |translations, high| World { translations, user, generation, a20, high };
         [self.world(at(low, false)), self.world(at(high, true))]
     }

@@ -120,9 +120,12 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
     let site = &mut cache.sites[site as usize];
     core.icount = core.limit.wrapping_sub((budget + i64::from(site.left)) as u64);
     core.cpu.regs[BLOCK_RIP] = site.rip;
-    core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
+    if !site.flagless {
+        core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
+    }
     if site.op == UNKNOWN {
         core.cpu.rip = site.rip;
+        core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
         let Ok(at) = core.fetch_place(site.rip) else { return left(Exit::Trap) };
         let page = &core.ram.bytes()[at..(at & !0xFFF) + 0x1000];
         let bytes = &page[..page.len().min(MAX_LENGTH)];
@@ -132,7 +135,7 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         site.op = cache.ops.len() as u32;
         cache.ops.push(decoded.ops[0]);
     }
-    let (next, quiet) = (site.next, site.quiet);
+    let (next, quiet, flagless) = (site.next, site.quiet, site.flagless);
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
     let ready = (vectors_ready(core), x87_ready(core));
     let exit = (op[0].exec)(core, op);
@@ -142,10 +145,15 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         && core.tlb.worlds() == worlds
         && (vectors_ready(core), x87_ready(core)) == ready;
     if !goes_on {
+        if flagless {
+            core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
+        }
         let quiet = exit == Exit::Event && quiet && nothing_due(core);
         return left(if quiet { Exit::Next } else { exit });
     }
-    core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
+    if !flagless {
+        core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
+    }
     refresh(core);
     0
 }

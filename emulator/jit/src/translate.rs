@@ -41,6 +41,8 @@ pub struct Site {
     pub op: u32,
     /// Its event matters only if an interrupt or a trap is due: CLI, POPF, SYSCALL, SYSRET.
     pub quiet: bool,
+    /// It has nothing to do with the status flags.
+    pub flagless: bool,
 }
 
 /// No RIP of an instruction.
@@ -349,11 +351,12 @@ impl Translator<'_> {
         let i = &self.items[self.at].i;
         let next = if last { NOWHERE } else { i.next_ip() };
         let left = (self.items.len() - self.at) as u32;
+        let flagless = flagless(&self.items[self.at]);
         let quiet = matches!(
             i.mnemonic(),
             Mnemonic::Cli | Mnemonic::Popfq | Mnemonic::Syscall | Mnemonic::Sysretq
         );
-        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, quiet });
+        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, quiet, flagless });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 
@@ -791,6 +794,29 @@ impl Translator<'_> {
         a.set(RAX, site.into());
         a.call(self.request.thunks.interpret);
     }
+}
+
+/// Whether the instruction neither reads nor changes status flags, in the interpreter either.
+fn flagless(item: &Item) -> bool {
+    use Mnemonic as M;
+    let named = matches!(
+        item.i.mnemonic(),
+        M::Rdtsc
+            | M::Rdtscp
+            | M::Swapgs
+            | M::Mov
+            | M::Stosb
+            | M::Stosw
+            | M::Stosd
+            | M::Stosq
+            | M::Movsb
+            | M::Movsw
+            | M::Movsq
+            | M::Movzx
+            | M::Stac
+            | M::Clac
+    );
+    named || item.lowered && item.effect == Effect::None
 }
 
 /// Makes the word right.

@@ -60,6 +60,8 @@ pub struct Tlb {
     large: [(u64, u64); 2],
     /// Code pages: tag and RAM offset, for supervisor and user.
     code: [[(u64, usize); CODE_ENTRIES]; 2],
+    /// Page tables by the 2 MiB that they translate.
+    upper: Box<[Upper; UPPERS]>,
     /// A bit for each code page (by the low bits of its number) of each half that may be in use
     /// under `flushes`.
     code_seen: [[u64; 64]; 2],
@@ -78,6 +80,21 @@ pub const LEAF_32: u64 = 2;
 /// A paging structure of an upper level, or in several places.
 pub const UPPER: u64 = 3;
 const EPOCHS: u64 = 1 << 18;
+
+/// Page tables that are remembered.
+const UPPERS: usize = 128;
+
+/// How far a walk of 4-level paging came before it read the page table.
+#[derive(Clone, Copy, Default)]
+pub struct Upper {
+    /// Linear address of the 2 MiB | revision.
+    tag: u64,
+    cr3: u64,
+    /// Physical address of the page table.
+    pub table: u64,
+    /// What the entries on the way allow: writes, user accesses; and that they forbid execution.
+    pub rights: (bool, bool, bool),
+}
 
 #[derive(Clone, Copy, Default)]
 struct Context {
@@ -103,6 +120,7 @@ impl Tlb {
             next_context: 0,
             large: [(u64::MAX, 0); 2],
             code: [[(0, 0); CODE_ENTRIES]; 2],
+            upper: Box::new([Upper::default(); UPPERS]),
             code_seen: [[0; 64]; 2],
             tables: Vec::new(),
             epoch: 1,
@@ -218,6 +236,24 @@ impl Tlb {
         self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)] = entry;
     }
 
+    fn upper_tag(&self, la: u64) -> u64 {
+        (la & !0x1F_FFFF) | self.revisions[(la >> 63) as usize]
+    }
+
+    /// The page table for `la`, if it is remembered under this CR3. A change of an entry above it
+    /// flushes everything, as [`UPPER`] says.
+    #[inline]
+    pub fn upper(&self, la: u64, cr3: u64) -> Option<&Upper> {
+        let upper = &self.upper[(la >> 21) as usize % UPPERS];
+        (upper.tag == self.upper_tag(la) && upper.cr3 == cr3).then_some(upper)
+    }
+
+    /// Remembers a page table for `la`.
+    pub fn fill_upper(&mut self, la: u64, cr3: u64, table: u64, rights: (bool, bool, bool)) {
+        let tag = self.upper_tag(la);
+        self.upper[(la >> 21) as usize % UPPERS] = Upper { tag, cr3, table, rights };
+    }
+
     /// Forgets every translation of every context.
     pub fn flush_all(&mut self) {
         self.epoch += 1;
@@ -269,6 +305,7 @@ impl Tlb {
             self.entries.fill(Entry::default());
             self.contexts = [Context::default(); CONTEXTS];
             self.code = [[(0, 0); CODE_ENTRIES]; 2];
+            self.upper.fill(Upper::default());
             self.next_revision = 1;
             self.flushes = self.flushes.map(|n| n + 1);
         }

@@ -91,6 +91,12 @@ impl Core {
             }
             (pdpte & ADDRESS, 21)
         };
+        let cr3 = self.cpu.cr3;
+        if long && let Some(upper) = self.tlb.upper(la, cr3) {
+            let (write, user, nx) = upper.rights;
+            rights = Rights { write, user, nx };
+            (table, shift) = (upper.table, 12);
+        }
         loop {
             let slot = table + ((la >> shift) & 511) * 8;
             let what = if shift == 12 { (la & !0x1F_FFFF) | LEAF } else { UPPER };
@@ -113,6 +119,9 @@ impl Core {
             }
             table = entry & ADDRESS;
             shift -= 9;
+            if long && shift == 12 {
+                self.tlb.fill_upper(la, cr3, table, (rights.write, rights.user, rights.nx));
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::{is_memory, register, source};
 use crate::asm::Rm;
 use crate::asm::alu::*;
 use crate::asm::reg::*;
-use crate::classify::size;
+use crate::classify::{high_byte, size, whole_of};
 use crate::flags::{Kind, Recipe, Source};
 use crate::layout::place;
 use crate::translate::Translator;
@@ -15,6 +15,10 @@ use iced_x86::{Instruction, Mnemonic as M};
 const CARRY: u8 = 2;
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
+    if high_byte(i) {
+        high(t, i);
+        return true;
+    }
     match i.mnemonic() {
         M::Add => binary(t, i, ADD),
         M::Or => binary(t, i, OR),
@@ -33,6 +37,37 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         _ => return false,
     }
     true
+}
+
+/// TEST, CMP, AND, OR, XOR of AH, BH, CH or DH with an immediate.
+fn high(t: &mut Translator, i: &Instruction) {
+    let Rm::Reg(host) = place(whole_of(i.op0_register()).into()) else {
+        unreachable!("the first four live in registers")
+    };
+    let v = i.immediate(1) as u8 as i8;
+    let op = match i.mnemonic() {
+        M::Test => None,
+        M::Cmp => Some(CMP),
+        M::And => Some(AND),
+        M::Or => Some(OR),
+        _ => Some(XOR),
+    };
+    let Some(op) = op else {
+        t.a.rorx(4, RCX, host, 8);
+        t.a.test_imm(1, Rm::Reg(RCX), v.into());
+        t.produced(Kind::Logic, None);
+        return;
+    };
+    if op == CMP {
+        t.a.rorx(4, RCX, host, 8);
+        t.a.alu_imm(op, 1, Rm::Reg(RCX), v.into());
+    } else {
+        // There and back, which leaves the flags.
+        t.a.rorx(8, host, host, 8);
+        t.a.alu_imm(op, 1, Rm::Reg(host), v.into());
+        t.a.rorx(8, host, host, 56);
+    }
+    t.produced(kind(op), None);
 }
 
 fn kind(op: u8) -> Kind {

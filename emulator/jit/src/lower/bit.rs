@@ -33,20 +33,37 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
 /// CF is the bit, the other flags stay.
 fn test(t: &mut Translator, i: &Instruction, op: u8) {
     let s = size(i);
-    let Some(bit) = shift_count(i) else { return };
-    let bit = bit & (8 * s - 1);
     let live = t.flags_live();
     if live {
         t.save_flags();
         t.a.call(t.settle());
     }
-    t.spoil();
-    let n = register(i, 0);
-    if op == 4 {
-        t.a.bit_imm(op, s, place(n.into()), bit);
-    } else {
-        t.change(n, s, |t, rm| t.a.bit_imm(op, s, rm, bit));
+    match (is_memory(i, 0), shift_count(i)) {
+        (true, Some(bit)) => {
+            let rm = t.access(i, s, op != 4, false);
+            t.a.bit_imm(op, s, rm, bit & (8 * s - 1));
+        }
+        (true, None) => in_string(t, i, op, s),
+        (false, Some(bit)) if op == 4 => t.a.bit_imm(op, s, operand(i, 0), bit & (8 * s - 1)),
+        (false, Some(bit)) => {
+            t.change(register(i, 0), s, |t, rm| t.a.bit_imm(op, s, rm, bit & (8 * s - 1)));
+        }
+        (false, None) => {
+            let n = register(i, 0);
+            let index = t.host_of(register(i, 1), RCX);
+            match place(n.into()) {
+                Rm::Reg(host) => t.a.bit(op, s, Rm::Reg(host), index),
+                memory => {
+                    t.a.load(s, RDX, memory);
+                    t.a.bit(op, s, Rm::Reg(RDX), index);
+                    if op != 4 {
+                        t.a.store(8, memory, RDX);
+                    }
+                }
+            }
+        }
     }
+    t.spoil();
     if !live {
         t.flags_dead();
         return;
@@ -59,6 +76,26 @@ fn test(t: &mut Translator, i: &Instruction, op: u8) {
     t.a.alu_from(OR, 4, RAX, Rm::Reg(RDX));
     t.a.store(4, in_memory(word::FLAGS), RAX);
     t.only_in_word();
+}
+
+/// A bit of memory that a register selects (SDM 2A, BT, "bit strings").
+fn in_string(t: &mut Translator, i: &Instruction, op: u8, s: u8) {
+    let index = register(i, 1);
+    let la = t.address(i);
+    if s == 8 {
+        t.a.load(8, RDX, place(index.into()));
+    } else {
+        t.a.extend(true, 8, 4, RDX, place(index.into()));
+    }
+    t.a.shift(7, 8, Rm::Reg(RDX), if s == 8 { 6 } else { 5 });
+    t.a.lea(8, RAX, Rm::Sib(la, RDX, if s == 8 { 3 } else { 2 }, 0));
+    let rm = t.check(RAX, s, op != 4, true);
+    t.a.load(s, RAX, rm);
+    let index = t.host_of(index, RDX);
+    t.a.bit(op, s, Rm::Reg(RAX), index);
+    if op != 4 {
+        t.a.store(s, rm, RAX);
+    }
 }
 
 fn from(t: &mut Translator, i: &Instruction) -> Rm {
