@@ -81,6 +81,7 @@ pub struct Cache {
     /// The table that translated code looks in.
     pub jumps: Box<[JumpTarget; JUMPS]>,
     /// Counters of executions, by block; they never move. Empty unless wanted.
+    #[expect(clippy::vec_box, reason = "their addresses stand in code")]
     pub counters: Vec<Box<u64>>,
 }
 

@@ -264,7 +264,7 @@ impl Jit {
                 return Exit::Next;
             }
             // Translated code leaves it to the host to access 16 aligned bytes at once.
-            let aligned = core.ram.bytes().as_ptr().addr() % 16 == 0;
+            let aligned = core.ram.bytes().as_ptr().addr().is_multiple_of(16);
             if core.mode.bits != 64 || !core.tlb.fillable() || !aligned {
                 return engine.run_blocks(core);
             }
