@@ -92,7 +92,7 @@ struct Net<'a> {
     cables: &'a BTreeMap<PortId, Cable>,
 }
 
-/// The [`Net`] of a [`Lan`], at a time: its other fields stay free, as no function could leave them.
+/// The [`Net`] of a [`Lan`], at a time: its other fields stay free, as no function leaves them.
 macro_rules! net {
     ($lan:ident, $now:ident) => {
         Net {

@@ -13,8 +13,8 @@
 //!   arrive whole, once and in order, or not at all, with all that follows, if the connection is
 //!   lost.
 //! - While its user is alive ([`Channel::alive`]) and says nothing, a connection repeats the sign
-//!   of life that its user left with it, so that a user who is held up for a moment is not taken for
-//!   dead. A user that stays away for longer is silent.
+//!   of life that its user left with it, so that a user who is held up for a moment is not taken
+//!   for dead. A user that stays away for longer is silent.
 //! - [`Channel::send`] never waits. What it queues is bounded by its caller, who asks
 //!   [`Channel::queued_bytes`]; at [`QUEUE_MAX`] the connection is given up. What was received
 //!   waits in the [`Inbox`], bounded too: a side that does not take its messages stops the peer
