@@ -21,8 +21,13 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Runs scenarios in a world.
 fn play(world: &str, scenarios: &[&str]) {
     // A crowded computer may leave a process alone for a while: that is no failure here.
-    let options = ["--world", world, "--limit", "110", "--option=--timeout", "--option=2000"];
-    run("run.py", &[&options, scenarios].concat());
+    play_with(world, &["--option=--timeout", "--option=2000"], scenarios);
+}
+
+/// The same with these flags for both sides.
+fn play_with(world: &str, flags: &[&str], scenarios: &[&str]) {
+    let options = ["--world", world, "--limit", "110"];
+    run("run.py", &[&options, flags, scenarios].concat());
 }
 
 /// Runs one of the programs with this build of ftemu and these words.
@@ -74,6 +79,11 @@ fn three_kills_and_more_on_three_computers() {
 #[test]
 fn two_kills_and_more_behind_a_forwarded_port() {
     play("lan", &["kills:2", "joining:1", "hang", "poweroff"]);
+}
+
+#[test]
+fn a_kill_with_the_times_that_nobody_asked_for() {
+    play_with("lan", &[], &["kills:1", "poweroff"]);
 }
 
 #[test]
