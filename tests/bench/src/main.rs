@@ -97,6 +97,7 @@ fn machine(workload: &Workload) -> Machine {
     (cpu.regs[3], cpu.regs[6]) = (DATA + 0x2000, DATA);
     cpu.regs[7] = DATA + 0x3000;
     cpu.xmm[..4].fill(u128::from(1.5f64.to_bits()));
+    cpu.fpu.control = 0x37F;
     // Past the kernel's first instructions, which use RDI.
     while machine.core().cpu.cpl != 3 {
         let next = machine.icount().0 + 1;
