@@ -12,6 +12,8 @@ fn bodies() -> impl Strategy<Value = Body> {
         Just(Body::Progress),
         proptest::collection::vec(any::<u8>(), 0..32).prop_map(Body::Digest),
         (".{0,20}", bytes.clone()).prop_map(|(build, config)| Body::Start { build, config }),
+        bytes.clone().prop_map(Body::Snapshot),
+        bytes.clone().prop_map(Body::State),
         bytes.prop_map(Body::End),
     ]
 }

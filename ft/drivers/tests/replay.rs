@@ -256,3 +256,50 @@ fn hostile_logs_do_no_harm() {
         let _ = replay(&mut Toy::new(SEED), &writer.take(), &ReplayConfig::default());
     }
 }
+
+/// A log that begins with these pieces of a machine's state.
+fn log_of(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let mut writer = ft::log::LogWriter::new();
+    let start = ft::log::Body::Start { build: "toy".into(), config: session().encode() };
+    writer.push(ft::log::Instant::default(), &start);
+    for piece in pieces {
+        writer.push(ft::log::Instant::default(), &ft::log::Body::Snapshot(piece.clone()));
+    }
+    writer.flush();
+    writer.take()
+}
+
+#[test]
+fn states_that_are_none_are_refused() {
+    use drivers::transfer::payload::{self, Header};
+    use emulator::machine::Config;
+    let config = Config { ram_bytes: 1 << 20, board: session().board, direct_boot: None };
+    let taken = |pieces: &[Vec<u8>]| {
+        let bytes = log_of(pieces);
+        let mut log = LogSource::new(&bytes[..]);
+        log.start().expect("a start");
+        log.machine(&config)
+    };
+    assert!(matches!(taken(&[]), Ok(None)), "it begins where the machine is switched on");
+    let piece = |header: &Header| payload::encode(header, &[]);
+    let pages = piece(&Header::Pages { runs: vec![(0, 256, true)], packed: false });
+    for pieces in [
+        vec![vec![]],
+        vec![vec![0xFF; 100]],
+        // All pages, and no state; state of a length that nobody has; a page outside; a block.
+        vec![pages.clone()],
+        vec![pages.clone(), piece(&Header::State { machine: 0, total: 0 })],
+        vec![pages.clone(), piece(&Header::State { machine: 9, total: u32::MAX })],
+        vec![piece(&Header::Pages { runs: vec![(0, u32::MAX, true)], packed: false })],
+        vec![piece(&Header::Block { disk: 0, block: 0, len: 65536, packed: false })],
+        vec![pages, payload::encode(&Header::State { machine: 4, total: 4 }, b"none")],
+    ] {
+        assert!(matches!(taken(&pieces), Err(ReplayError::Snapshot(_))), "{pieces:?}");
+    }
+    let mut numbers = Slices::new(SEED);
+    for _ in 0..2000 {
+        let len = numbers.number() % 60;
+        let random: Vec<u8> = (0..len).map(|_| (numbers.number() % 9) as u8).collect();
+        assert!(taken(&[random]).is_err());
+    }
+}
