@@ -121,7 +121,7 @@ impl Backup<'_> {
         if self.recorder.patience().is_some_and(|left| left.is_zero()) {
             self.recorder.flush();
         }
-        if !self.mail.bell.is_rung() {
+        if self.ending.is_some() || !self.mail.bell.is_rung() {
             return;
         }
         self.mail.bell.take();
@@ -130,6 +130,10 @@ impl Backup<'_> {
         }
         while self.ending.is_none() && self.pair.receive() {
             self.act();
+        }
+        if self.ending.is_some() {
+            // What else has come, answers of disks above all, is for the live side.
+            return self.mail.bell.waker().wake();
         }
         while let Ok(completion) = self.mail.answers.try_recv() {
             if let Place::Here(following) = &mut self.place
