@@ -141,6 +141,7 @@ impl Jit {
         let rip = core.cpu.rip;
         let world = worlds[usize::from(rip >> 63 != 0)];
         let edge = core::mem::replace(&mut self.edge, NONE);
+        let flushes = self.statistics.flushes;
         let slot = &self.cache.jumps[jump_slot(rip)];
         let id = if slot.la == rip && slot.world == world {
             slot.block
@@ -172,7 +173,9 @@ impl Jit {
             self.cache.remember(id, world);
             id
         };
-        if edge != NONE && (edge as usize) < self.cache.numbers().0 as usize {
+        // After a flush the edge's number is another's.
+        let same = self.statistics.flushes == flushes;
+        if edge != NONE && same && edge < self.cache.numbers().0 {
             self.cache.link(edge, id, world);
         }
         Ok(Some(self.cache.address(id)))
