@@ -60,13 +60,17 @@ fn length(seed: u64, number: u64) -> u64 {
 
 /// Whether a machine got to the count.
 fn go(machine: &mut Machine, to: u64) -> Result<(), Stop> {
-    for _ in 0..PATIENCE {
+    // Halts without an instruction between them.
+    let (mut halts, mut last) = (0, machine.icount());
+    while halts < PATIENCE {
         match machine.run(Icount(to)) {
             Stop::Reached => return Ok(()),
             Stop::Output => while machine.poll_output().is_some() {},
             Stop::Halted(Some(at)) => machine.idle_to(at),
             stop => return Err(stop),
         }
+        halts = if machine.icount() == last { halts + 1 } else { 0 };
+        last = machine.icount();
     }
     Err(Stop::Halted(None))
 }
