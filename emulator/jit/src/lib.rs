@@ -1,7 +1,8 @@
 //! The fast engine: translates guest code of 64-bit mode to code of an x86-64 host.
 //!
-//! Contract: [`Jit`] is an [`Accelerator`]: the same instructions retire with the same effects as
-//! in the interpreter. This crate is the one island of unsafe code around the CPU.
+//! Contract: [`Jit`] is an [`Accelerator`](emulator::accelerator::Accelerator): the same
+//! instructions retire with the same effects as in the interpreter. This crate is the one island of
+//! unsafe code around the CPU.
 //!
 //! | file | what |
 //! |---|---|
