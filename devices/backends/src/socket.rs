@@ -73,9 +73,18 @@ impl Stream {
 
     /// Ends the connection: readers and writers on all handles return.
     pub fn shutdown(&self) {
+        self.shut(Shutdown::Both);
+    }
+
+    /// Nothing goes out any more: the peer reads to the end of what has.
+    pub fn shutdown_writes(&self) {
+        self.shut(Shutdown::Write);
+    }
+
+    fn shut(&self, which: Shutdown) {
         let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(which),
+            Self::Unix(stream) => stream.shutdown(which),
         };
     }
 }

@@ -22,6 +22,8 @@ pub const QUEUE_MAX: u64 = 1 << 30;
 const LINGER: Duration = Duration::from_secs(1);
 /// A blocked write looks this often whether it is still wanted.
 const WRITE_SLICE: Duration = Duration::from_millis(200);
+/// Why a connection ended that the peer has replaced.
+pub(super) const AGAIN: &str = "the peer has called again";
 /// A message up to this length may be written by its sender, bytes.
 const SHORT: usize = 4096;
 /// Stack of the threads here.
@@ -46,6 +48,8 @@ struct Queue {
     why: Option<String>,
     /// This side wants no more messages from the peer.
     deaf: bool,
+    /// What the peer has sent before it called again is still read.
+    reads_out: bool,
     /// The writer waits for a message.
     idle: bool,
     /// What may be said when there is nothing to say.
@@ -85,6 +89,7 @@ impl Link {
             state: State::Open,
             why: None,
             deaf: false,
+            reads_out: false,
             idle: false,
             sign: None,
             spoke: Instant::now(),
@@ -109,8 +114,9 @@ impl Link {
             return false;
         }
         queue.spoke = Instant::now();
-        if sign.is_some() {
-            queue.sign = sign;
+        if sign.is_some() && std::mem::replace(&mut queue.sign, sign).is_none() {
+            // From now on the writer has to look at the clock.
+            self.filled.notify_one();
         }
         if bytes.len() <= SHORT
             && queue.messages.is_empty()
@@ -178,10 +184,13 @@ impl Link {
         self.filled.notify_one();
     }
 
-    /// The peer has called again: nothing goes out here any more, and what has arrived already is
-    /// read.
+    /// The peer has called again: nothing goes out here any more, and what it has sent before is
+    /// read until [`Link::end`].
     pub(super) fn replaced(&self) {
-        self.lock().why.get_or_insert_with(|| "the peer has called again".into());
+        let mut queue = self.lock();
+        queue.why.get_or_insert_with(|| AGAIN.into());
+        queue.reads_out = true;
+        drop(queue);
         self.shut();
     }
 
@@ -189,6 +198,7 @@ impl Link {
     pub(super) fn end(&self, why: &str) {
         let mut queue = self.lock();
         queue.deaf = true;
+        queue.reads_out = false;
         queue.why.get_or_insert_with(|| why.into());
         drop(queue);
         self.shut();
@@ -199,9 +209,14 @@ impl Link {
         let mut queue = self.lock();
         queue.state = State::Ended;
         queue.messages = Vec::new();
+        let reads_out = queue.reads_out;
         drop(queue);
         self.filled.notify_one();
-        self.stream.shutdown();
+        if reads_out {
+            self.stream.shutdown_writes();
+        } else {
+            self.stream.shutdown();
+        }
     }
 
     /// Waits for something to write, or until a sign of life is due; `None`: there will be nothing.

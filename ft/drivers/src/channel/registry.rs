@@ -4,7 +4,7 @@ use super::greeting::Greeting;
 use super::handshake::{Established, HandshakeError, Proof, Side};
 use super::inbox::Outbox;
 use super::life::Life;
-use super::link::Link;
+use super::link::{AGAIN, Link};
 use super::pairing::ATTEMPTS_MAX;
 use super::secret::{Key, Secret};
 use super::{ChannelEvent, HANDSHAKE_TIME};
@@ -24,8 +24,10 @@ const REPEAT: Duration = Duration::from_secs(60);
 const LINES_MAX: usize = 64;
 /// A channel that ends waits so long for what is queued.
 const FINISH_TIME: Duration = Duration::from_millis(1500);
-/// A connection that comes up waits so long for the `Down` of the one that it replaces.
+/// A connection that comes up waits so long for the `Down` of the one that it replaces,
 const REPLACE_TIME: Duration = Duration::from_secs(1);
+/// and leaves it this much of that to read what the peer had sent there.
+const READ_OUT_TIME: Duration = Duration::from_millis(100);
 
 /// A connection with one run of the program.
 #[derive(Debug)]
@@ -206,7 +208,12 @@ impl Registry {
             let mut links = state.links.range(..conn);
             !state.stopped && links.any(|(_, (with, _))| *with == instance)
         };
-        drop(self.changed.wait_timeout_while(self.lock(), REPLACE_TIME, older));
+        let waited = self.changed.wait_timeout_while(self.lock(), READ_OUT_TIME, older);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        for (_, (_, link)) in state.links.range(..conn).filter(|(_, (with, _))| *with == instance) {
+            link.end(AGAIN);
+        }
+        drop(self.changed.wait_timeout_while(state, REPLACE_TIME, older));
     }
 
     pub(super) fn writer_ended(&self) {
