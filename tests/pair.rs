@@ -218,17 +218,21 @@ fn every_side_keeps_a_record_that_replays() {
 fn a_disk_that_both_sides_share() {
     let place = Place::new();
     let image = place.file("shared.img", IMAGE);
-    let side = |name: &str, role: &str, peer: Option<&str>| {
-        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
-        let flags = [text(&image), "--net", &net, "--shared-disk"];
-        Side::start(&place, name, role, peer, &flags)
-    };
+    let side =
+        |name: &str, role: &str, peer: Option<&str>| shares(&place, &image, name, role, peer);
     let (_, last) = outlives_kills(side, &["a", "b", "c"], 10);
     // All of it is on the disk.
     let again = side("d", "primary", None);
     let mut console = again.console();
     console.hears(|line| line.starts_with("counter: ready").then_some(()));
     assert_eq!(console.increment(), last + 1);
+}
+
+/// A side whose disk is the other's, too.
+fn shares(place: &Place, image: &Path, name: &str, role: &str, peer: Option<&str>) -> Side {
+    let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+    let flags = [text(image), "--net", &net, "--shared-disk"];
+    Side::start(place, name, role, peer, &flags)
 }
 
 /// The next frame on a socket that plays a switch.
@@ -310,11 +314,8 @@ fn a_backup_reads_a_shared_disk_itself() {
 fn who_hangs_writes_nothing_to_a_shared_disk_when_it_wakes() {
     let place = Place::new();
     let image = place.file("shared.img", IMAGE);
-    let side = |name: &str, role: &str, peer: Option<&str>| {
-        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
-        let flags = [text(&image), "--net", &net, "--shared-disk"];
-        Side::start(&place, name, role, peer, &flags)
-    };
+    let side =
+        |name: &str, role: &str, peer: Option<&str>| shares(&place, &image, name, role, peer);
     let names = ["a", "b", "c", "d"];
     let mut live = side(names[0], "primary", None);
     let mut console = ready(&live);

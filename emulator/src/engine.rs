@@ -198,12 +198,8 @@ impl Engine {
         loop {
             let rip = core.cpu.rip;
             let la = core.code_address(rip);
-            let slot = &self.recent[hash(la)];
-            let found = if slot.la == la
-                && slot.key == self.keys[(la >> 63) as usize]
-                && slot.salt == self.salt
-            {
-                *slot
+            let found = if let Some(known) = self.known(la) {
+                known
             } else {
                 if core.icount >= core.limit {
                     // Not even the fetch's fault belongs to this run.
@@ -239,6 +235,15 @@ impl Engine {
         }
     }
 
+    /// The block at a linear address, if it was found there under the conditions of now.
+    #[inline(always)]
+    fn known(&self, la: u64) -> Option<Recent> {
+        let slot = &self.recent[hash(la)];
+        let holds =
+            slot.la == la && slot.key == self.keys[(la >> 63) as usize] && slot.salt == self.salt;
+        holds.then_some(*slot)
+    }
+
     /// Interprets one block, or as much of it as the limit allows; otherwise as
     /// [`Engine::run_blocks`].
     pub fn run_block(&mut self, core: &mut Core) -> Exit {
@@ -248,17 +253,12 @@ impl Engine {
         }
         let rip = core.cpu.rip;
         let la = core.code_address(rip);
-        let slot = &self.recent[hash(la)];
-        let found = if slot.la == la
-            && slot.key == self.keys[(la >> 63) as usize]
-            && slot.salt == self.salt
-        {
-            *slot
-        } else {
-            match self.find(core, rip) {
+        let found = match self.known(la) {
+            Some(known) => known,
+            None => match self.find(core, rip) {
                 Ok(found) => found,
                 Err(Trap) => return Exit::Trap,
-            }
+            },
         };
         let left = core.limit - core.icount;
         if left < u64::from(found.count) {

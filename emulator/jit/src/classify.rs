@@ -224,6 +224,24 @@ fn preserves(i: &Instruction) -> bool {
         || is_cmov(i)
 }
 
+/// Hints and fences: nothing that the guest could see.
+pub fn does_nothing(i: &Instruction) -> bool {
+    matches!(
+        i.mnemonic(),
+        M::Nop
+            | M::Endbr64
+            | M::Prefetchnta
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Prefetchw
+            | M::Lfence
+            | M::Sfence
+            | M::Mfence
+            | M::Pause
+    )
+}
+
 /// SETcc.
 pub fn is_setcc(i: &Instruction) -> bool {
     i.op_count() == 1
@@ -255,17 +273,7 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
         M::Bswap if size(i) > 2 => (None, first(i)),
         M::Cdqe | M::Cwde => (None, 1 << RAX),
         M::Cdq | M::Cqo => (None, 1 << RDX),
-        M::Nop
-        | M::Endbr64
-        | M::Prefetchnta
-        | M::Prefetcht0
-        | M::Prefetcht1
-        | M::Prefetcht2
-        | M::Prefetchw
-        | M::Lfence
-        | M::Sfence
-        | M::Mfence
-        | M::Pause => (None, 0),
+        _ if does_nothing(i) => (None, 0),
         M::Xchg => (None, bit(i, 0) | bit(i, 1)),
         M::Add | M::Sub | M::And | M::Or | M::Xor => (Sets, first(i)),
         M::Cmp | M::Test => (Sets, 0),

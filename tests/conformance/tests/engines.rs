@@ -27,7 +27,9 @@ fn differing(interpreter: &mut Guest, jit: &mut Guest, cases: &[Case]) -> Option
 
 fn guests() -> Option<(Guest, Guest)> {
     let Some(jit) = Jit::with_capacity(1 << 22) else {
-        eprintln!("skipped: this computer cannot run the JIT");
+        let required = std::env::var_os("FTEMU_GUESTS_REQUIRED").is_some();
+        assert!(!required, "this computer cannot run the JIT");
+        eprintln!("left out: this computer cannot run the JIT");
         return None;
     };
     Some((Guest::new(), Guest::accelerated(Box::new(jit.eager()))))

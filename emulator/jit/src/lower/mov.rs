@@ -4,7 +4,7 @@
 use super::{is_memory, is_register, operand, register};
 use crate::asm::Rm;
 use crate::asm::reg::*;
-use crate::classify::{is_cmov, is_setcc, size};
+use crate::classify::{does_nothing, is_cmov, is_setcc, size};
 use crate::layout::place;
 use crate::translate::Translator;
 use emulator::cpu;
@@ -41,17 +41,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
             t.a.load(s, high, Rm::Reg(low));
             t.a.shift(7, s, Rm::Reg(high), 8 * s - 1);
         }
-        M::Nop
-        | M::Endbr64
-        | M::Prefetchnta
-        | M::Prefetcht0
-        | M::Prefetcht1
-        | M::Prefetcht2
-        | M::Prefetchw
-        | M::Lfence
-        | M::Sfence
-        | M::Mfence
-        | M::Pause => {}
+        _ if does_nothing(i) => {}
         _ if is_setcc(i) => set(t, i),
         _ if is_cmov(i) => cmov(t, i),
         _ => return false,
