@@ -47,6 +47,8 @@ pub struct Block {
     pub code: usize,
     /// Guest instructions.
     pub count: u32,
+    /// Without groups ([`crate::groups`]): only certain edges lead here.
+    plain: bool,
     next: u32,
     /// First of the edges that lead here.
     incoming: u32,
@@ -146,12 +148,12 @@ impl Cache {
         (self.links.len() as u32, self.sites.len() as u32, self.blocks.len() as u32)
     }
 
-    /// The block at a place, with its RIP.
-    pub fn find(&self, place: usize, rip: u64) -> Option<u32> {
+    /// The block at a place, with its RIP, plain or not.
+    pub fn find(&self, place: usize, rip: u64, plain: bool) -> Option<u32> {
         let mut id = self.buckets[bucket(place, rip)];
         while id != NONE {
             let b = &self.blocks[id as usize];
-            if b.place == place && b.rip == rip {
+            if b.place == place && b.rip == rip && b.plain == plain {
                 return Some(id);
             }
             id = b.next;
@@ -165,7 +167,7 @@ impl Cache {
     }
 
     /// Adds a block translated for the next address and numbers.
-    pub fn add(&mut self, place: usize, rip: u64, t: Translation) -> u32 {
+    pub fn add(&mut self, place: usize, rip: u64, plain: bool, t: Translation) -> u32 {
         let id = self.blocks.len() as u32;
         let code = self.used;
         self.memory.write(code, &t.code);
@@ -175,12 +177,13 @@ impl Cache {
         let next = self.buckets[at];
         self.buckets[at] = id;
         let count = t.count as u32;
-        self.blocks.push(Block { place, rip, code, count, next, incoming: NONE });
+        self.blocks.push(Block { place, rip, code, count, plain, next, incoming: NONE });
         self.sites.extend_from_slice(&t.sites);
         for edge in t.edges {
             let moved = |at: usize| if at == 0 { 0 } else { at + code };
             let edge = Edge {
                 target: edge.target,
+                plain: edge.plain,
                 jump: moved(edge.jump),
                 stub: moved(edge.stub),
                 world: moved(edge.world),
@@ -198,6 +201,11 @@ impl Cache {
     /// Where edge `number` leads.
     pub fn target(&self, number: u32) -> u64 {
         self.links[number as usize].edge.target
+    }
+
+    /// Whether edge `number` leads to a plain block.
+    pub fn leads_to_plain(&self, number: u32) -> bool {
+        self.links.get(number as usize).is_some_and(|link| link.edge.plain)
     }
 
     /// Makes edge `number` lead to block `to`, in `world` where that matters.

@@ -46,6 +46,19 @@ pub struct Item {
     pub last: bool,
 }
 
+impl Item {
+    /// Its memory access is known to go well: the code emitted for it cannot fault, and leaves the
+    /// host's flags alone unless the instruction sets them.
+    pub fn safe(&mut self) {
+        self.memory = false;
+        let stack = matches!(self.i.mnemonic(), M::Push | M::Pop);
+        self.preserves = match sse::form(&self.i) {
+            Some(form) => !form.sets_flags(),
+            None => stack || preserves(&self.i),
+        };
+    }
+}
+
 /// Whether a general register can be an operand of emitted code: not AH, BH, CH, DH.
 pub fn plain(r: Register) -> bool {
     r.is_gpr() && !matches!(r, Register::AH | Register::BH | Register::CH | Register::DH)
@@ -158,7 +171,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
 }
 
 /// Instructions whose memory operand is not accessed.
-fn touches_nothing(i: &Instruction) -> bool {
+pub fn touches_nothing(i: &Instruction) -> bool {
     use M::*;
     matches!(
         i.mnemonic(),

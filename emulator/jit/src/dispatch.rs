@@ -142,8 +142,9 @@ impl Jit {
         let world = worlds[usize::from(rip >> 63 != 0)];
         let edge = core::mem::replace(&mut self.edge, NONE);
         let flushes = self.statistics.flushes;
+        let plain = self.cache.leads_to_plain(edge);
         let slot = &self.cache.jumps[jump_slot(rip)];
-        let id = if slot.la == rip && slot.world == world {
+        let id = if slot.la == rip && slot.world == world && !plain {
             slot.block
         } else {
             // World 0 is that of an empty slot, whose address and place are 0.
@@ -151,10 +152,10 @@ impl Jit {
             let known = (slot.world != 0).then_some(known);
             core.cpu.regs[BLOCK_RIP] = rip;
             let place = core.fetch_place(rip)?;
-            let found = if la == rip && known == Some(place as u64) {
+            let found = if la == rip && known == Some(place as u64) && !plain {
                 Some(id)
             } else {
-                self.cache.find(place, rip)
+                self.cache.find(place, rip, plain)
             };
             let id = match found {
                 Some(id) => id,
@@ -164,13 +165,15 @@ impl Jit {
                         *heat += 1;
                         return Ok(None);
                     }
-                    match self.make(core, place, rip) {
+                    match self.make(core, place, rip, plain) {
                         Some(id) => id,
                         None => return Ok(None),
                     }
                 }
             };
-            self.cache.remember(id, world);
+            if !plain {
+                self.cache.remember(id, world);
+            }
             id
         };
         // After a flush the edge's number is another's.
@@ -181,7 +184,7 @@ impl Jit {
         Ok(Some(self.cache.address(id)))
     }
 
-    fn make(&mut self, core: &mut Core, place: usize, rip: u64) -> Option<u32> {
+    fn make(&mut self, core: &mut Core, place: usize, rip: u64, plain: bool) -> Option<u32> {
         if !self.cache.has_room(LARGEST) {
             self.flush();
         }
@@ -198,6 +201,7 @@ impl Jit {
             numbers: self.cache.numbers(),
             thunks: &self.cache.thunks,
             counter,
+            plain,
         });
         let Some(translation) = translation else {
             if self.counting {
@@ -212,7 +216,7 @@ impl Jit {
         s.instructions += translation.count as u64;
         s.guest_bytes += translation.len as u64;
         s.host_bytes += translation.code.len() as u64;
-        let id = self.cache.add(place, rip, translation);
+        let id = self.cache.add(place, rip, plain, translation);
         self.statistics.translating_ns += begun.elapsed().as_nanos() as u64;
         Some(id)
     }

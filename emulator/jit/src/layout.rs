@@ -16,6 +16,8 @@ pub const BUDGET: u8 = R15;
 pub const TLB: u8 = R14;
 /// Points [`BIAS`] bytes beyond the start of the guest's registers.
 pub const STATE: u8 = RBP;
+/// Words on the host's stack, at RSP, that a block keeps addresses in: see [`crate::groups`].
+pub const STACK_WORDS: i32 = crate::groups::SLOTS as i32;
 /// See [`STATE`].
 pub const BIAS: i32 = 128;
 /// Guest registers (the first of them) that live in host registers. RAX, RCX and RDX are scratch.

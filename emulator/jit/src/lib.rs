@@ -7,8 +7,10 @@
 //! | file | what |
 //! |---|---|
 //! | `asm` | host instructions as bytes |
+//! | `access` | memory operands: checked with the TLB, or known to be in a page that was |
+//! | `groups` | which accesses share a page |
 //! | `classify` | what a guest instruction does to flags and registers, whether it is lowered |
-//! | `translate` | a block: decoding, memory operands, flags, ways out |
+//! | `translate` | a block: decoding, flags, ways out |
 //! | `lower/*` | the families of instructions |
 //! | `flags` | where the guest's flags are |
 //! | `layout` | which registers and words are what while code runs |
@@ -19,6 +21,8 @@
 //! | `dispatch` | the engine's loop |
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod access;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod asm;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cache;
@@ -28,6 +32,8 @@ mod classify;
 mod dispatch;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod flags;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod groups;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod layout;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

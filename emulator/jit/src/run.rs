@@ -138,11 +138,13 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
     let (next, quiet, flagless) = (site.next, site.quiet, site.flagless);
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
     let ready = (vectors_ready(core), x87_ready(core));
+    let drops = core.tlb.drops();
     let exit = (op[0].exec)(core, op);
     let goes_on = exit == Exit::Next
         && core.cpu.rip == next
         && !core.ram.has_stale_code()
         && core.tlb.worlds() == worlds
+        && core.tlb.drops() == drops
         && (vectors_ready(core), x87_ready(core)) == ready;
     if !goes_on {
         if flagless {

@@ -7,8 +7,8 @@ use crate::asm::reg::*;
 use crate::asm::{Asm, Rm};
 use crate::flags::OF_DERIVED;
 use crate::layout::{
-    BUDGET, HOSTS, STATE, TLB, fpu_blocked, fpu_control, fpu_status, in_memory, mxcsr, sse_blocked,
-    word, xmm,
+    BUDGET, HOSTS, STACK_WORDS, STATE, TLB, fpu_blocked, fpu_control, fpu_status, in_memory, mxcsr,
+    sse_blocked, word, xmm,
 };
 use crate::translate::find;
 
@@ -62,6 +62,9 @@ pub struct Thunks {
 }
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
+/// Bytes of the host's stack that blocks use, and as many as keep it aligned to 16.
+const FRAME: i32 = 8 * (STACK_WORDS + 1);
+const _: () = assert!(FRAME % 16 == 8, "with the return address and what is saved");
 
 /// Emits the shared code; `helper` and `x87` are the addresses of [`crate::run`]'s functions.
 pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
@@ -69,7 +72,7 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     for r in SAVED {
         a.push(r);
     }
-    a.alu_imm(SUB, 8, Rm::Reg(RSP), 8);
+    a.alu_imm(SUB, 8, Rm::Reg(RSP), FRAME);
     a.mov(STATE, RDI);
     a.mov(RAX, RSI);
     a.mov(BUDGET, RDX);
@@ -82,7 +85,7 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     vectors_off(a);
     let out = a.label();
     a.store(8, in_memory(word::BUDGET), BUDGET);
-    a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
+    a.alu_imm(ADD, 8, Rm::Reg(RSP), FRAME);
     for r in SAVED.into_iter().rev() {
         a.pop(r);
     }

@@ -10,18 +10,18 @@
 //! - An instruction that sets the flags says so with [`Translator::produced`]; one that needs them
 //!   asks [`Translator::want_flags`], after its access.
 
-use crate::asm::alu::{ADD, AND, CMP, OR, SUB, XOR};
+use crate::access::Miss;
+use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
 use crate::cache::{JUMP_SHIFT, JUMPS};
-use crate::classify::{Effect, Item, classify, number};
+use crate::classify::{Effect, Item, classify};
 use crate::flags::{Kind, Recipe};
-use crate::layout::{self, BUDGET, TLB, disp, entry, in_memory, place, word};
+use crate::groups::Groups;
+use crate::layout::{self, BUDGET, disp, in_memory, word};
 use crate::lower;
 use crate::thunks::{LINK, OVER, REFUSED, Thunks};
-use emulator::cpu::{FS, GS};
-use emulator::mmu::tlb::ENTRIES;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
 
 /// Most instructions of a block.
 pub const MOST: usize = 40;
@@ -55,6 +55,8 @@ pub const UNKNOWN: u32 = u32::MAX;
 pub struct Edge {
     /// Where it leads.
     pub target: u64,
+    /// The block there is to be a plain one.
+    pub plain: bool,
     /// Offset in the block's code of the displacement of its jump.
     pub jump: usize,
     /// Offset of what the jump leads to while the target is not translated.
@@ -92,6 +94,8 @@ pub struct Request<'a> {
     pub thunks: &'a Thunks,
     /// Address of a counter of executions.
     pub counter: Option<usize>,
+    /// Each access is checked by itself: see [`crate::groups`].
+    pub plain: bool,
 }
 
 /// Where the flags are.
@@ -113,6 +117,13 @@ enum Cold {
         before: FlagState,
         restore: bool,
         wanted: (bool, bool),
+    },
+    /// To a plain block that begins with the instruction at hand.
+    Plain {
+        misses: Vec<Miss>,
+        target: u64,
+        refund: u32,
+        state: FlagState,
     },
     Side {
         jump: Jump,
@@ -153,37 +164,27 @@ enum Then {
     Later(usize),
 }
 
-/// A jump to where an access goes that the TLB does not have, and how to look again.
-struct Miss {
-    jump: Jump,
-    retry: Option<Retry>,
-}
-
-/// In the lower half of the address space, for code in the upper one: RCX points to the entry.
-struct Retry {
-    la: u8,
-    size: u8,
-    tag: i32,
-    resume: usize,
-}
-
 /// A block in the making.
 pub struct Translator<'a> {
     /// The code.
     pub a: Asm,
-    request: Request<'a>,
+    pub(crate) request: Request<'a>,
     /// Behind the check of the budget.
     body: Label,
     /// The instructions.
-    items: Vec<Item>,
+    pub(crate) items: Vec<Item>,
     /// Number of the instruction at hand.
-    at: usize,
+    pub(crate) at: usize,
     flags: FlagState,
     /// The state before the instruction at hand, for its slow path.
     before: FlagState,
     /// The instruction at hand has made the flags.
     fresh: bool,
-    misses: Vec<Miss>,
+    pub(crate) misses: Vec<Miss>,
+    /// Checks of groups that may fail: see [`crate::groups`].
+    pub(crate) group_misses: Vec<Miss>,
+    /// The groups of accesses at hand.
+    pub(crate) groups: Groups,
     cold: Vec<Cold>,
     edges: Vec<Edge>,
     sites: Vec<Site>,
@@ -207,6 +208,8 @@ pub fn translate(request: Request<'_>) -> Option<Translation> {
         before: FlagState::default(),
         fresh: false,
         misses: Vec::new(),
+        group_misses: Vec::new(),
+        groups: Groups::default(),
         cold: Vec::new(),
         edges: Vec::new(),
         sites: Vec::new(),
@@ -317,7 +320,15 @@ impl Translator<'_> {
         self.fresh = false;
         if !item.lowered || !lower::lower(self, &item.i) {
             self.interpret();
+            self.groups.after(&Item { lowered: false, ..item });
             return;
+        }
+        assert!(item.memory || self.misses.is_empty(), "an access was promised to be safe");
+        if !self.group_misses.is_empty() {
+            let misses = core::mem::take(&mut self.group_misses);
+            let refund = (self.items.len() - self.at) as u32;
+            let (target, state) = (item.i.ip(), self.before);
+            self.cold.push(Cold::Plain { misses, target, refund, state });
         }
         if !self.misses.is_empty() {
             let misses = core::mem::take(&mut self.misses);
@@ -334,6 +345,7 @@ impl Translator<'_> {
         {
             self.flags.recipe = None;
         }
+        self.groups.after(&item);
     }
 
     /// Executes the instruction at hand by the interpreter.
@@ -358,123 +370,6 @@ impl Translator<'_> {
         );
         self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, quiet, flagless });
         self.request.numbers.1 + self.sites.len() as u32 - 1
-    }
-
-    // ---- memory ----
-
-    /// Linear address of the memory operand, in RAX or its base's host register. Uses RAX, RCX.
-    pub fn address(&mut self, i: &Instruction) -> u8 {
-        let segment = match i.memory_segment() {
-            Register::FS => Some(FS),
-            Register::GS => Some(GS),
-            _ => None,
-        };
-        let operand = self.operand(i);
-        if let Some(Rm::Mem(host, 0)) = operand
-            && segment.is_none()
-        {
-            return host;
-        }
-        match operand {
-            Some(rm) => self.a.lea(8, RAX, rm),
-            None => self.a.set(RAX, i.memory_displacement64()),
-        }
-        if let Some(segment) = segment {
-            self.a.alu_from(ADD, 8, RAX, layout::segment_base(segment));
-        }
-        RAX
-    }
-
-    /// The memory operand's offset as one of the host's; `None` if it is the displacement alone.
-    /// Uses RAX, RCX; leaves the flags alone.
-    pub fn operand(&mut self, i: &Instruction) -> Option<Rm> {
-        let disp = i.memory_displacement64() as i32;
-        let base = match i.memory_base() {
-            Register::RIP | Register::None => None,
-            r => Some(self.host_of(number(r), RAX)),
-        };
-        if i.memory_index() == Register::None {
-            return base.map(|base| Rm::Mem(base, disp));
-        }
-        let scale = i.memory_index_scale().trailing_zeros() as u8;
-        let index = self.host_of(number(i.memory_index()), RCX);
-        Some(match base {
-            Some(base) => Rm::Sib(base, index, scale, disp),
-            None => Rm::Index(index, scale, disp),
-        })
-    }
-
-    /// The host register of a guest register, or `scratch` with its value.
-    pub fn host_of(&mut self, n: u8, scratch: u8) -> u8 {
-        match place(n.into()) {
-            Rm::Reg(host) => host,
-            memory => {
-                self.a.load(8, scratch, memory);
-                scratch
-            }
-        }
-    }
-
-    /// Checks that `size` bytes at the linear address in `la` can be accessed directly, and gives
-    /// the operand to do so with; otherwise the interpreter executes the instruction. Uses RCX and
-    /// RDX; with `flat` the operand does not depend on `la` any more.
-    pub fn check(&mut self, la: u8, size: u8, write: bool, flat: bool) -> Rm {
-        self.spoil();
-        let a = &mut self.a;
-        let shift = 12 - entry::SHIFT as u8;
-        a.rorx(4, RCX, la, shift);
-        a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
-        a.lea(8, RDX, Rm::Mem(la, i32::from(size) - 1));
-        a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
-        let half = usize::from(self.request.rip >> 63 != 0);
-        a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
-        let tag = if write { entry::WRITE } else { entry::READ };
-        a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-        let jump = a.jcc_far(5);
-        let resume = a.bytes.len();
-        a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
-        // Of the kernel's accesses those through its own pointers lead to the upper half.
-        let retry = (half == 1 && self.may_be_low()).then_some(Retry { la, size, tag, resume });
-        self.misses.push(Miss { jump, retry });
-        if flat {
-            self.a.alu_from(ADD, 8, RCX, Rm::Reg(la));
-            Rm::Mem(RCX, 0)
-        } else {
-            Rm::Sib(RCX, la, 0, 0)
-        }
-    }
-
-    /// [`Translator::check`] of 16 bytes that must be aligned.
-    pub fn check_aligned(&mut self, la: u8, write: bool) -> Rm {
-        self.spoil();
-        let a = &mut self.a;
-        a.rorx(4, RCX, la, 12 - entry::SHIFT as u8);
-        a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
-        a.mov(RDX, la);
-        // What is left of the offset makes a tag that no entry has.
-        a.alu_imm(AND, 8, Rm::Reg(RDX), -4096 | 15);
-        let half = usize::from(self.request.rip >> 63 != 0);
-        a.alu_from(ADD, 8, RDX, in_memory(word::REVISION + half));
-        let tag = if write { entry::WRITE } else { entry::READ };
-        a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-        let jump = a.jcc_far(5);
-        a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
-        self.misses.push(Miss { jump, retry: None });
-        Rm::Sib(RCX, la, 0, 0)
-    }
-
-    /// Whether the instruction at hand may well access the lower half of the address space.
-    fn may_be_low(&self) -> bool {
-        let i = &self.item().i;
-        let other = matches!(i.memory_segment(), Register::FS | Register::GS);
-        let base = i.memory_base();
-        !other && !matches!(base, Register::RSP | Register::RBP | Register::RIP | Register::None)
-    }
-
-    /// [`Translator::check`] of the memory operand.
-    pub fn access(&mut self, i: &Instruction, size: u8, write: bool, flat: bool) -> Rm {
-        let la = self.address(i);
-        self.check(la, size, write, flat)
     }
 
     // ---- flags ----
@@ -600,7 +495,7 @@ impl Translator<'_> {
     /// If `cc` holds, the interpreter executes the instruction, of which nothing was done yet.
     pub fn miss(&mut self, cc: u8) {
         let jump = self.a.jcc_far(cc);
-        self.misses.push(Miss { jump, retry: None });
+        self.misses.push(Miss::plain(jump));
     }
 
     // ---- ways out ----
@@ -650,6 +545,10 @@ impl Translator<'_> {
 
     /// Goes on at `target`; the flags are in the word.
     pub fn edge(&mut self, target: u64) {
+        self.way(target, false);
+    }
+
+    fn way(&mut self, target: u64, plain: bool) {
         let rip = self.request.rip;
         let mut other = None;
         let mut world = 0;
@@ -662,7 +561,7 @@ impl Translator<'_> {
         }
         let jump = self.a.jmp_far();
         let edge = self.request.numbers.0 + self.edges.len() as u32;
-        self.edges.push(Edge { target, jump: jump.at, stub: 0, world });
+        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, world });
         self.cold.push(Cold::Stub { jump, edge });
         if let Some(jump) = other {
             self.cold.push(Cold::World { jump, target, edge });
@@ -714,6 +613,12 @@ impl Translator<'_> {
                     self.a.bind(jump);
                     self.side(target, refund, state);
                 }
+                Cold::Plain { misses, target, refund, state } => {
+                    self.slow(&misses);
+                    save(&mut self.a, &state);
+                    self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
+                    self.way(target, true);
+                }
                 Cold::World { jump, target, edge } => {
                     self.a.bind(jump);
                     self.a.set(RAX, target);
@@ -741,28 +646,6 @@ impl Translator<'_> {
                     self.a.jmp(self.request.thunks.leave);
                 }
             }
-        }
-    }
-
-    fn slow(&mut self, misses: &[Miss]) {
-        let mut out = Vec::with_capacity(2 * misses.len());
-        for miss in misses {
-            let a = &mut self.a;
-            let Some(Retry { la, size, tag, resume }) = miss.retry else {
-                out.push(miss.jump);
-                continue;
-            };
-            a.bind(miss.jump);
-            a.lea(8, RDX, Rm::Mem(la, i32::from(size) - 1));
-            a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
-            a.alu_from(OR, 8, RDX, in_memory(word::REVISION));
-            a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-            let hit = a.jcc_far(4);
-            a.bind_at(hit, resume);
-            out.push(a.jmp_far());
-        }
-        for jump in out {
-            self.a.bind(jump);
         }
     }
 

@@ -69,6 +69,8 @@ pub struct Tlb {
     tables: Vec<u64>,
     /// Counts flushes of everything: what `tables` says is of the epoch in bits 2-19.
     epoch: u64,
+    /// Counts translations, or rights to write, that were taken back: see [`Tlb::drops`].
+    drops: u64,
     /// Counts flushes that do not change the revision, in each half of the address space.
     flushes: [u64; 2],
 }
@@ -124,6 +126,7 @@ impl Tlb {
             code_seen: [[0; 64]; 2],
             tables: Vec::new(),
             epoch: 1,
+            drops: 0,
             flushes: [0; 2],
         }
     }
@@ -218,6 +221,13 @@ impl Tlb {
         [low << 12 | self.revisions[0], high << 12 | self.revisions[1]]
     }
 
+    /// Equal values mean that no entry was dropped in between but to make room: where an access
+    /// was found to go straight to RAM, it still does.
+    #[inline(always)]
+    pub fn drops(&self) -> u64 {
+        self.drops
+    }
+
     /// Notes that a translation which is not global is cached for `la`.
     pub fn note_local(&mut self, la: u64) {
         self.upper_local |= la >> 63 != 0;
@@ -256,6 +266,7 @@ impl Tlb {
 
     /// Forgets every translation of every context.
     pub fn flush_all(&mut self) {
+        self.drops += 1;
         self.epoch += 1;
         if self.epoch == EPOCHS {
             self.epoch = 1;
@@ -273,6 +284,7 @@ impl Tlb {
 
     /// CR3 was written: goes on with the translations of `pcid` (`keep`) or without.
     pub fn switch_context(&mut self, pcid: u16, keep: bool) {
+        self.drops += 1;
         let id = u32::from(pcid) + 1;
         let known = self.contexts.iter().position(|c| c.pcid == id);
         let place = known.unwrap_or_else(|| {
@@ -331,6 +343,7 @@ impl Tlb {
     }
 
     fn flush_slots(&mut self, la: u64) {
+        self.drops += 1;
         for code in &mut self.code {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
@@ -383,6 +396,7 @@ impl Tlb {
 
     /// Makes every write take the slow path once, so that pages are marked dirty anew.
     pub fn forget_writes(&mut self) {
+        self.drops += 1;
         for slot in self.written.drain(..) {
             self.entries[usize::from(slot)].write = 0;
             self.is_written[usize::from(slot) / 64] = 0;
@@ -396,6 +410,7 @@ impl Tlb {
             let entry = &mut self.entries[usize::from(slot)];
             if entry.write != 0 && (entry.write & PAGE_MASK).wrapping_add(entry.addend) == page {
                 entry.write = 0;
+                self.drops += 1;
             }
         }
     }

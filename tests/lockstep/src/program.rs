@@ -192,6 +192,7 @@ impl Writer<'_> {
             }
             9 if self.rng.one_in(2) => self.counted_loop(),
             10 if self.rng.one_in(4) => self.system(),
+            11 | 12 if self.long => self.fields(),
             _ => self.plain(),
         }
     }
@@ -333,6 +334,52 @@ impl Writer<'_> {
         self.code.extend_from_slice(&[0x83, 0xE9, 1]);
         self.items.push(self.code.len());
         self.branch(&[0x75], 1, Target::Item(first));
+    }
+
+    /// Accesses near one address, which moves by constants meanwhile; now and then a jump between
+    /// them, or an instruction of any kind.
+    fn fields(&mut self) {
+        let base = self.rng.pick(&[BASES[0], BASES[1], BASES[2], 4]) as u8;
+        let sib: &[u8] = if base == 4 { &[0x24] } else { &[] };
+        for _ in 0..2 + self.rng.below(8) {
+            let disp = self.rng.below(20) as u8 * 8;
+            // RAX to RDX without RBX, and R8 to R10.
+            let register = self.rng.below(3) as u8;
+            let rex = self.rng.pick(&[0x48, 0x4C]);
+            let modrm = 0x40 | register << 3 | base;
+            let with = |rex: u8, opcode: &[u8], modrm: u8, last: &[u8]| {
+                [&[rex], opcode, &[modrm], sib, last].concat()
+            };
+            let bytes = match self.rng.below(16) {
+                // mov, add, cmp, inc, cmov, movaps
+                0..=2 => with(rex, &[0x8B], modrm, &[disp]),
+                3..=5 => with(rex, &[0x89], modrm, &[disp]),
+                6 => with(rex, &[0x03], modrm, &[disp]),
+                7 => with(rex, &[0x01], modrm, &[disp]),
+                8 => with(rex, &[0x39], modrm, &[disp]),
+                9 => with(0x48, &[0xFF], 0x40 | base, &[disp]),
+                10 => with(rex, &[0x0F, 0x44], modrm, &[disp]),
+                11 => with(0x40, &[0x0F, self.rng.pick(&[0x28, 0x29])], modrm, &[disp & 0xF0]),
+                // push rax, pop rcx, push [base+disp]
+                12 => vec![self.rng.pick(&[0x50, 0x59])],
+                13 => with(0x40, &[0xFF], 0x70 | base, &[disp]),
+                // add, sub, lea
+                14 => vec![0x48, 0x83, self.rng.pick(&[0xC0, 0xE8]) | base, disp & 0x3F],
+                _ => with(0x48, &[0x8D], 0x40 | base << 3 | base, &[disp]),
+            };
+            self.items.push(self.code.len());
+            self.code.extend_from_slice(&bytes);
+            match self.rng.below(12) {
+                0 => self.plain(),
+                1 => {
+                    self.items.push(self.code.len());
+                    let to = Target::Item(self.items.len() + self.rng.below(4) as usize);
+                    let condition = self.rng.below(16) as u8;
+                    self.branch(&[0x70 + condition], 1, to);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// What ring 0 does; faults in ring 3.

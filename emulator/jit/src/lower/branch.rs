@@ -1,11 +1,12 @@
 //! Jcc, JMP, CALL, RET.
 
-use super::stack::{adjust, below, pointer};
+use super::stack::{adjust, below};
 use super::{is_memory, operand};
 use crate::asm::Rm;
 use crate::asm::reg::*;
 use crate::layout::{in_memory, word};
 use crate::translate::Translator;
+use emulator::cpu;
 use emulator::exec::condition_number;
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
@@ -35,7 +36,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         }
         M::Ret => {
             t.save_flags();
-            let top = t.check(pointer(), 8, false, false);
+            let top = t.access_stack(cpu::RSP, 0, false);
             t.a.load(8, RAX, top);
             let more = if i.op_count() == 1 { i.immediate(0) as i32 & 0xFFFF } else { 0 };
             t.indirect(8 + more);

@@ -9,6 +9,7 @@ use crate::asm::Rm;
 use crate::asm::alu::{AND, CMP};
 use crate::asm::reg::*;
 use crate::flags::Kind;
+use crate::groups::unaligned;
 use crate::layout::place;
 #[cfg(doc)]
 use crate::layout::word;
@@ -314,7 +315,6 @@ fn emit(t: &mut Translator, e: &Encoding, size: u8, reg: u8, rm: Rm) {
 
 /// Operand `n`: an XMM register, a general register's place, or memory after its check.
 fn operand(t: &mut Translator, i: &Instruction, n: u32) -> Rm {
-    use M::{Lddqu, Movdqu, Movupd, Movups};
     if is_xmm(i, n) {
         return Rm::Reg(register(i, n));
     }
@@ -322,11 +322,10 @@ fn operand(t: &mut Translator, i: &Instruction, n: u32) -> Rm {
         return place(register(i, n).into());
     }
     let size = i.memory_size().size() as u8;
-    let la = t.address(i);
-    if size == 16 && !matches!(i.mnemonic(), Movups | Movupd | Movdqu | Lddqu) {
-        t.check_aligned(la, n == 0)
+    if size == 16 && !unaligned(i) {
+        t.access_aligned(i, n == 0)
     } else {
-        t.check(la, size, n == 0, false)
+        t.access(i, size, n == 0, false)
     }
 }
 

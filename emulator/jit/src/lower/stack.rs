@@ -28,8 +28,7 @@ pub fn pointer() -> u8 {
 
 /// The eight bytes below the stack pointer, to be written.
 pub fn below(t: &mut Translator) -> Rm {
-    t.a.lea(8, RAX, Rm::Mem(pointer(), -8));
-    t.check(RAX, 8, true, false)
+    t.access_stack(cpu::RSP, -8, true)
 }
 
 /// Adds to the stack pointer; leaves the flags alone.
@@ -58,8 +57,7 @@ fn push(t: &mut Translator, i: &Instruction) {
 }
 
 fn pop(t: &mut Translator, i: &Instruction) {
-    let sp = pointer();
-    let top = t.check(sp, 8, false, false);
+    let top = t.access_stack(cpu::RSP, 0, false);
     let n = register(i, 0);
     t.assign(n, 8, |t, to| t.a.load(8, to, top));
     if usize::from(n) != cpu::RSP {
@@ -69,7 +67,7 @@ fn pop(t: &mut Translator, i: &Instruction) {
 
 fn leave(t: &mut Translator) {
     let Rm::Reg(frame) = place(cpu::RBP) else { unreachable!("RBP lives in a register") };
-    let top = t.check(frame, 8, false, false);
+    let top = t.access_stack(cpu::RBP, 0, false);
     t.a.lea(8, pointer(), Rm::Mem(frame, 8));
     t.a.load(8, frame, top);
 }
