@@ -10,6 +10,7 @@ use crate::classify::number;
 use crate::groups::{Group, Key, NONE, Wanted};
 use crate::layout::{self, TLB, entry, in_memory, place, word};
 use crate::translate::Translator;
+use core::ops::Range;
 use emulator::cpu::{FS, GS, RBP, RSP};
 use emulator::mmu::tlb::ENTRIES;
 use iced_x86::{Instruction, Register};
@@ -20,6 +21,7 @@ pub struct Miss {
     retry: Option<Retry>,
 }
 
+#[derive(Clone, Copy)]
 /// In the lower half of the address space, for code in the upper one: RCX points to the entry.
 struct Retry {
     la: u8,
@@ -30,6 +32,8 @@ struct Retry {
 
 /// Where displacements of group members count from, at most.
 const FAR: u64 = 1 << 60;
+/// Misses that an instruction can have, of each kind.
+const MOST_MISSES: usize = 4;
 
 impl Miss {
     /// A miss that another look would not help.
@@ -245,24 +249,30 @@ impl Translator<'_> {
     }
 
     /// Binds the misses here, but for those that another look finds.
-    pub(crate) fn slow(&mut self, misses: &[Miss]) {
-        let mut out = Vec::with_capacity(2 * misses.len());
-        for miss in misses {
+    pub(crate) fn slow(&mut self, misses: Range<usize>) {
+        // One more for each that is looked for again.
+        let (mut out, mut count) = ([None; 2 * MOST_MISSES], 0);
+        assert!(misses.len() <= MOST_MISSES, "{} misses of one instruction", misses.len());
+        for n in misses {
             let a = &mut self.a;
-            let Some(Retry { la, size, tag, resume }) = miss.retry else {
-                out.push(miss.jump);
+            let Miss { jump, retry } = &self.cold_misses[n];
+            let jump = *jump;
+            let Some(Retry { la, size, tag, resume }) = *retry else {
+                out[count] = Some(jump);
+                count += 1;
                 continue;
             };
-            a.bind(miss.jump);
+            a.bind(jump);
             a.lea(8, RDX, Rm::Mem(la, size - 1));
             a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
             a.alu_from(OR, 8, RDX, in_memory(word::REVISION));
             a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
             let hit = a.jcc_far(4);
             a.bind_at(hit, resume);
-            out.push(a.jmp_far());
+            out[count] = Some(a.jmp_far());
+            count += 1;
         }
-        for jump in out {
+        for jump in out.into_iter().flatten() {
             self.a.bind(jump);
         }
     }

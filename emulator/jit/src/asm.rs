@@ -65,67 +65,24 @@ pub struct Jump {
     short: bool,
 }
 
-/// Code in the making.
-pub struct Asm {
-    /// The code so far.
-    pub bytes: Vec<u8>,
-    /// Address of its first byte where it will be executed.
-    pub base: usize,
+/// Up to eight bytes of an instruction, the first in the lowest.
+#[derive(Clone, Copy, Default)]
+struct Encoded {
+    bytes: u64,
+    len: u32,
 }
 
-impl Asm {
-    /// No code, to be executed at `base`.
-    pub fn new(base: usize) -> Self {
-        Self { bytes: Vec::with_capacity(4096), base }
-    }
-
-    /// Address of the next instruction.
-    pub fn here(&self) -> usize {
-        self.base + self.bytes.len()
-    }
-
+impl Encoded {
+    #[inline(always)]
     fn byte(&mut self, b: u8) {
-        self.bytes.push(b);
+        self.bytes |= u64::from(b) << (8 * self.len);
+        self.len += 1;
     }
 
-    /// Appends bytes as they are.
-    pub fn raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
+    #[inline(always)]
     fn dword(&mut self, v: i32) {
-        self.raw(&v.to_le_bytes());
-    }
-
-    /// An instruction with a ModRM byte. `opcode` has up to three bytes, `0F` and `0F38` included;
-    /// `prefix` is a mandatory prefix or 0. `bytes` says which of the operands (1: reg, 2: rm) are
-    /// byte registers.
-    fn modrm(&mut self, prefix: u8, opcode: u32, size: u8, bytes: u8, reg: u8, rm: Rm) {
-        if size == 2 {
-            self.byte(0x66);
-        }
-        if prefix != 0 {
-            self.byte(prefix);
-        }
-        let (b, x) = match rm {
-            Rm::Reg(r) | Rm::Mem(r, _) => (r, 0),
-            Rm::Sib(b, i, ..) => (b, i),
-            Rm::Index(i, ..) => (0, i),
-        };
-        let rex = u8::from(size == 8) << 3 | (reg >> 3) << 2 | (x >> 3) << 1 | b >> 3;
-        let low_byte =
-            (bytes & 1 != 0 && reg >= 4) || (bytes & 2 != 0 && matches!(rm, Rm::Reg(r) if r >= 4));
-        if rex != 0 || low_byte {
-            self.byte(0x40 | rex);
-        }
-        if opcode > 0xFFFF {
-            self.byte((opcode >> 16) as u8);
-        }
-        if opcode > 0xFF {
-            self.byte((opcode >> 8) as u8);
-        }
-        self.byte(opcode as u8);
-        self.operand(reg, rm);
+        self.bytes |= u64::from(v as u32) << (8 * self.len);
+        self.len += 4;
     }
 
     fn operand(&mut self, reg: u8, rm: Rm) {
@@ -161,6 +118,90 @@ impl Asm {
             0x80 => self.dword(disp),
             _ => {}
         }
+    }
+}
+
+/// Code in the making.
+#[derive(Default)]
+pub struct Asm {
+    /// The code so far.
+    pub bytes: Vec<u8>,
+    /// Address of its first byte where it will be executed.
+    pub base: usize,
+}
+
+impl Asm {
+    /// No code, to be executed at `base`.
+    pub fn new(base: usize) -> Self {
+        Self { bytes: Vec::with_capacity(4096), base }
+    }
+
+    /// Address of the next instruction.
+    pub fn here(&self) -> usize {
+        self.base + self.bytes.len()
+    }
+
+    #[inline(always)]
+    fn byte(&mut self, b: u8) {
+        self.bytes.push(b);
+    }
+
+    /// Appends what was put together.
+    #[inline(always)]
+    fn append(&mut self, e: Encoded) {
+        self.bytes.reserve(8);
+        let len = self.bytes.len();
+        debug_assert!(e.len <= 8, "{} bytes at once", e.len);
+        // SAFETY: room for 8 bytes behind the last one was just reserved; `len` grows over bytes that
+        // were written, at most 8.
+        unsafe {
+            self.bytes.as_mut_ptr().add(len).cast::<u64>().write_unaligned(e.bytes.to_le());
+            self.bytes.set_len(len + e.len.min(8) as usize);
+        }
+    }
+
+    /// Appends bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn dword(&mut self, v: i32) {
+        self.raw(&v.to_le_bytes());
+    }
+
+    /// An instruction with a ModRM byte. `opcode` has up to three bytes, `0F` and `0F38` included;
+    /// `prefix` is a mandatory prefix or 0. `bytes` says which of the operands (1: reg, 2: rm) are
+    /// byte registers.
+    fn modrm(&mut self, prefix: u8, opcode: u32, size: u8, bytes: u8, reg: u8, rm: Rm) {
+        let mut e = Encoded::default();
+        if size == 2 {
+            e.byte(0x66);
+        }
+        if prefix != 0 {
+            e.byte(prefix);
+        }
+        let (b, x) = match rm {
+            Rm::Reg(r) | Rm::Mem(r, _) => (r, 0),
+            Rm::Sib(b, i, ..) => (b, i),
+            Rm::Index(i, ..) => (0, i),
+        };
+        let rex = u8::from(size == 8) << 3 | (reg >> 3) << 2 | (x >> 3) << 1 | b >> 3;
+        let low_byte =
+            (bytes & 1 != 0 && reg >= 4) || (bytes & 2 != 0 && matches!(rm, Rm::Reg(r) if r >= 4));
+        if rex != 0 || low_byte {
+            e.byte(0x40 | rex);
+        }
+        if opcode > 0xFFFF {
+            e.byte((opcode >> 16) as u8);
+        }
+        if opcode > 0xFF {
+            e.byte((opcode >> 8) as u8);
+        }
+        e.byte(opcode as u8);
+        self.append(e);
+        let mut e = Encoded::default();
+        e.operand(reg, rm);
+        self.append(e);
     }
 
     fn plain(&mut self, opcode: u32, size: u8, reg: u8, rm: Rm) {

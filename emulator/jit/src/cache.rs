@@ -167,7 +167,7 @@ impl Cache {
     }
 
     /// Adds a block translated for the next address and numbers.
-    pub fn add(&mut self, place: usize, rip: u64, plain: bool, t: Translation) -> u32 {
+    pub fn add(&mut self, place: usize, rip: u64, plain: bool, t: &Translation) -> u32 {
         let id = self.blocks.len() as u32;
         let code = self.used;
         self.memory.write(code, &t.code);
@@ -179,7 +179,7 @@ impl Cache {
         let count = t.count as u32;
         self.blocks.push(Block { place, rip, code, count, plain, next, incoming: NONE });
         self.sites.extend_from_slice(&t.sites);
-        for edge in t.edges {
+        for edge in &t.edges {
             let moved = |at: usize| if at == 0 { 0 } else { at + code };
             let edge = Edge {
                 target: edge.target,

@@ -8,7 +8,7 @@ use crate::cache::{Cache, NONE, jump_slot};
 use crate::memory::CodeMemory;
 use crate::run::{self, Left};
 use crate::thunks::{self, LINK, LOST, OVER, REFUSED};
-use crate::translate::{LARGEST, Request, translate};
+use crate::translate::{LARGEST, Request, Translation, translate};
 use devices::ram::PAGE;
 use emulator::accelerator::{Accelerator, BlockCount, Statistics};
 use emulator::core::Core;
@@ -48,6 +48,7 @@ pub struct Jit {
     edge: u32,
     counting: bool,
     statistics: Statistics,
+    translation: Translation,
     exits: [u64; 7],
     /// How often code is interpreted before it is translated.
     warm: u8,
@@ -87,6 +88,7 @@ impl Jit {
             edge: NONE,
             counting: false,
             statistics: Statistics::default(),
+            translation: Translation::default(),
             exits: [0; 7],
             warm: WARM,
         })
@@ -194,7 +196,7 @@ impl Jit {
             self.cache.counters.push(Box::new(0));
             self.cache.counters.last().map_or(0, |c| &raw const **c as usize)
         });
-        let translation = translate(Request {
+        let request = Request {
             bytes: &core.ram.bytes()[place..end],
             rip,
             base: self.cache.next_address(),
@@ -202,13 +204,14 @@ impl Jit {
             thunks: &self.cache.thunks,
             counter,
             plain,
-        });
-        let Some(translation) = translation else {
+        };
+        let translation = &mut self.translation;
+        if !translate(request, translation) {
             if self.counting {
                 self.cache.counters.pop();
             }
             return None;
-        };
+        }
         assert!(translation.code.len() <= LARGEST, "a block of {} bytes", translation.code.len());
         mark_code(core, place, translation.len);
         let s = &mut self.statistics;

@@ -208,7 +208,7 @@ fn plan(wanted: &Wanted, items: &[Item], at: usize) -> Option<Group> {
     let first = (group.low, group.high);
     let (mut conditional, mut place) = (false, wanted.aligned.then_some(wanted.disp));
     for (n, item) in items.iter().enumerate().skip(at) {
-        if n > at && !ends_groups(item) {
+        if n > at && item.memory && !ends_groups(item) {
             for access in accesses(item).into_iter().flatten() {
                 if access.key != group.key {
                     continue;

@@ -21,6 +21,7 @@ use crate::groups::Groups;
 use crate::layout::{self, BUDGET, disp, in_memory, word};
 use crate::lower;
 use crate::thunks::{LINK, OVER, REFUSED, Thunks};
+use core::ops::Range;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
 
 /// Most instructions of a block.
@@ -65,9 +66,10 @@ pub struct Edge {
     pub world: usize,
 }
 
-/// A translated block.
+/// A translated block. The next one is made where it is, so that nothing is allocated anew.
+#[derive(Default)]
 pub struct Translation {
-    /// The code, for [`Asm::base`].
+    /// The code, for [`Request::base`].
     pub code: Vec<u8>,
     /// Instructions.
     pub count: usize,
@@ -77,6 +79,17 @@ pub struct Translation {
     pub edges: Vec<Edge>,
     /// Instructions that may be interpreted.
     pub sites: Vec<Site>,
+    work: Work,
+}
+
+/// What a translation needs while it is made.
+#[derive(Default)]
+struct Work {
+    items: Vec<Item>,
+    cold: Vec<Cold>,
+    misses: Vec<Miss>,
+    group_misses: Vec<Miss>,
+    cold_misses: Vec<Miss>,
 }
 
 /// What the translator is told.
@@ -111,7 +124,7 @@ pub struct FlagState {
 
 enum Cold {
     Slow {
-        misses: Vec<Miss>,
+        misses: Range<usize>,
         resume: usize,
         site: u32,
         before: FlagState,
@@ -120,7 +133,7 @@ enum Cold {
     },
     /// To a plain block that begins with the instruction at hand.
     Plain {
-        misses: Vec<Miss>,
+        misses: Range<usize>,
         target: u64,
         refund: u32,
         state: FlagState,
@@ -183,6 +196,8 @@ pub struct Translator<'a> {
     pub(crate) misses: Vec<Miss>,
     /// Checks of groups that may fail: see [`crate::groups`].
     pub(crate) group_misses: Vec<Miss>,
+    /// The misses of what is in `cold`.
+    pub(crate) cold_misses: Vec<Miss>,
     /// The groups of accesses at hand.
     pub(crate) groups: Groups,
     cold: Vec<Cold>,
@@ -190,16 +205,26 @@ pub struct Translator<'a> {
     sites: Vec<Site>,
 }
 
-/// Translates the block that `request` describes; `None` if its first instruction does not end in
-/// the page.
-pub fn translate(request: Request<'_>) -> Option<Translation> {
-    let (items, len) = decode(&request);
-    if items.is_empty() {
-        return None;
-    }
+/// Translates the block that `request` describes into `to`; `false` if its first instruction does
+/// not end in the page.
+pub fn translate(request: Request<'_>, to: &mut Translation) -> bool {
+    let Translation { mut code, mut edges, mut sites, work, .. } = core::mem::take(to);
+    let Work { mut items, mut cold, mut misses, mut group_misses, mut cold_misses } = work;
+    code.clear();
+    edges.clear();
+    sites.clear();
+    items.clear();
+    cold.clear();
+    misses.clear();
+    group_misses.clear();
+    cold_misses.clear();
+    let len = decode(&request, &mut items);
     let count = items.len();
+    if count == 0 {
+        return false;
+    }
     let mut t = Translator {
-        a: Asm::new(request.base),
+        a: Asm { bytes: code, base: request.base },
         request,
         body: Label::default(),
         items,
@@ -207,12 +232,13 @@ pub fn translate(request: Request<'_>) -> Option<Translation> {
         flags: FlagState { word: true, host: None, recipe: None },
         before: FlagState::default(),
         fresh: false,
-        misses: Vec::new(),
-        group_misses: Vec::new(),
+        misses,
+        group_misses,
+        cold_misses,
         groups: Groups::default(),
-        cold: Vec::new(),
-        edges: Vec::new(),
-        sites: Vec::new(),
+        cold,
+        edges,
+        sites,
     };
     t.head(count as u32);
     for at in 0..count {
@@ -224,11 +250,14 @@ pub fn translate(request: Request<'_>) -> Option<Translation> {
         t.edge(request.rip.wrapping_add(len as u64));
     }
     t.finish();
-    Some(Translation { code: t.a.bytes, count, len, edges: t.edges, sites: t.sites })
+    let Translator { items, cold, misses, group_misses, cold_misses, .. } = t;
+    let work = Work { items, cold, misses, group_misses, cold_misses };
+    *to = Translation { code: t.a.bytes, count, len, edges: t.edges, sites: t.sites, work };
+    true
 }
 
-fn decode(request: &Request<'_>) -> (Vec<Item>, usize) {
-    let mut items: Vec<Item> = Vec::with_capacity(MOST);
+/// The block's instructions; gives back how many bytes they are.
+fn decode(request: &Request<'_>, items: &mut Vec<Item>) -> usize {
     let mut decoder = Decoder::with_ip(64, request.bytes, request.rip, DecoderOptions::NONE);
     let mut len = 0;
     while items.len() < MOST {
@@ -251,7 +280,7 @@ fn decode(request: &Request<'_>) -> (Vec<Item>, usize) {
             break;
         }
     }
-    (items, len)
+    len
 }
 
 impl Translator<'_> {
@@ -325,13 +354,15 @@ impl Translator<'_> {
         }
         assert!(item.memory || self.misses.is_empty(), "an access was promised to be safe");
         if !self.group_misses.is_empty() {
-            let misses = core::mem::take(&mut self.group_misses);
+            let misses = self.cold_misses.len()..self.cold_misses.len() + self.group_misses.len();
+            self.cold_misses.append(&mut self.group_misses);
             let refund = (self.items.len() - self.at) as u32;
             let (target, state) = (item.i.ip(), self.before);
             self.cold.push(Cold::Plain { misses, target, refund, state });
         }
         if !self.misses.is_empty() {
-            let misses = core::mem::take(&mut self.misses);
+            let misses = self.cold_misses.len()..self.cold_misses.len() + self.misses.len();
+            self.cold_misses.append(&mut self.misses);
             let site = self.site(item.last);
             let resume = self.a.bytes.len();
             let restore = self.flags.host.is_some();
@@ -598,7 +629,7 @@ impl Translator<'_> {
             match cold {
                 Cold::Lost { jumps, site, then } => self.lost(jumps, site, &then),
                 Cold::Slow { misses, resume, site, before, restore, wanted } => {
-                    self.slow(&misses);
+                    self.slow(misses);
                     save(&mut self.a, &before);
                     self.a.set(RAX, site.into());
                     self.a.call(self.request.thunks.interpret);
@@ -614,7 +645,7 @@ impl Translator<'_> {
                     self.side(target, refund, state);
                 }
                 Cold::Plain { misses, target, refund, state } => {
-                    self.slow(&misses);
+                    self.slow(misses);
                     save(&mut self.a, &state);
                     self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
                     self.way(target, true);
