@@ -155,7 +155,7 @@ pub struct BootFlags {
     #[arg(long)]
     pub no_reboot: bool,
     /// What executes the guest's instructions; a log of one engine replays with the other [default:
-    /// interpreter]
+    /// jit, where the host is an x86-64 computer with Linux]
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<Engine>,
     /// Write a log that 'ftemu replay' can execute again; a backup's begins with the machine's
@@ -302,7 +302,7 @@ pub struct ReplayFlags {
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
     /// What executes the guest's instructions; a log of one engine replays with the other [default:
-    /// interpreter]
+    /// jit, where the host is an x86-64 computer with Linux]
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<Engine>,
     /// Write what the replay cost to a JSON file

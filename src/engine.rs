@@ -10,8 +10,8 @@ use drivers::lockstep::Lockstep;
 use emulator::machine::Machine;
 use jit::Jit;
 
-/// The engine when none is named.
-pub const DEFAULT: Engine = Engine::Interpreter;
+/// The engine when none is named, on a host that has it.
+pub const DEFAULT: Engine = Engine::Jit;
 
 const MISSING: &str = "this computer cannot run the JIT";
 

@@ -81,4 +81,6 @@ pub struct BlockCount {
     pub instructions: u32,
     /// How often it was entered.
     pub executed: u64,
+    /// Instructions that were not reached in these, because it was left before its end.
+    pub skipped: u64,
 }

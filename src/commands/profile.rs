@@ -50,10 +50,7 @@ impl<'a> Profile<'a> {
         let Some(machine) = guest.machine() else { return Ok(()) };
         let Some(jit) = machine.accelerator() else { return Ok(()) };
         let (statistics, mut blocks) = (jit.statistics(), jit.block_counts());
-        blocks.sort_by_key(|block| {
-            let executed = block.executed.saturating_mul(block.instructions.into());
-            (std::cmp::Reverse(executed), block.rip)
-        });
+        blocks.sort_by_key(|block| (std::cmp::Reverse(instructions(block)), block.rip));
         let json = self.json(machine, &statistics, &blocks, outcome);
         let text = format!("{json:#}\n");
         std::fs::write(self.path, text)
@@ -135,7 +132,7 @@ impl<'a> Profile<'a> {
 
 /// Instructions executed in a block.
 fn instructions(block: &BlockCount) -> u64 {
-    block.executed.saturating_mul(block.instructions.into())
+    block.executed.saturating_mul(block.instructions.into()).saturating_sub(block.skipped)
 }
 
 /// The first bytes of a block as they are now.

@@ -82,9 +82,10 @@ pub struct Cache {
     pages: Vec<Vec<u32>>,
     /// The table that translated code looks in.
     pub jumps: Box<[JumpTarget; JUMPS]>,
-    /// Counters of executions, by block; they never move. Empty unless wanted.
+    /// Counters by block: executions, and instructions not reached in them. They never move. Empty
+    /// unless wanted.
     #[expect(clippy::vec_box, reason = "their addresses stand in code")]
-    pub counters: Vec<Box<u64>>,
+    pub counters: Vec<Box<[u64; 2]>>,
 }
 
 /// Index in the table of jump targets.
@@ -284,12 +285,13 @@ impl Cache {
     pub fn counts(&self) -> Vec<BlockCount> {
         let blocks = self.blocks.iter().zip(&self.counters);
         blocks
-            .map(|(b, executed)| BlockCount {
+            .map(|(b, counter)| BlockCount {
                 rip: b.rip,
                 place: b.place,
                 bits: 64,
                 instructions: b.count,
-                executed: **executed,
+                executed: counter[0],
+                skipped: counter[1],
             })
             .collect()
     }

@@ -193,7 +193,7 @@ impl Jit {
         let begun = std::time::Instant::now();
         let end = (place & !(PAGE - 1)) + PAGE;
         let counter = self.counting.then(|| {
-            self.cache.counters.push(Box::new(0));
+            self.cache.counters.push(Box::new([0; 2]));
             self.cache.counters.last().map_or(0, |c| &raw const **c as usize)
         });
         let request = Request {

@@ -136,6 +136,7 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         cache.ops.push(decoded.ops[0]);
     }
     let (next, quiet, flagless) = (site.next, site.quiet, site.flagless);
+    let (behind, block) = (site.left - 1, site.block as usize);
     let op = core::slice::from_ref(&cache.ops[site.op as usize]);
     let ready = (vectors_ready(core), x87_ready(core));
     let drops = core.tlb.drops();
@@ -147,6 +148,9 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         && core.tlb.drops() == drops
         && (vectors_ready(core), x87_ready(core)) == ready;
     if !goes_on {
+        if let Some(counter) = cache.counters.get_mut(block) {
+            counter[1] += u64::from(behind) + u64::from(exit == Exit::Trap);
+        }
         if flagless {
             core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
         }

@@ -44,6 +44,8 @@ pub struct Site {
     pub quiet: bool,
     /// It has nothing to do with the status flags.
     pub flagless: bool,
+    /// Number of its block.
+    pub block: u32,
 }
 
 /// No RIP of an instruction.
@@ -105,7 +107,7 @@ pub struct Request<'a> {
     pub numbers: (u32, u32, u32),
     /// Code shared by all blocks.
     pub thunks: &'a Thunks,
-    /// Address of a counter of executions.
+    /// Address of counters of executions, and of instructions not reached in them.
     pub counter: Option<usize>,
     /// Each access is checked by itself: see [`crate::groups`].
     pub plain: bool,
@@ -321,6 +323,14 @@ impl Translator<'_> {
         }
     }
 
+    /// The block is left before its last `count` instructions. Uses RAX; the flags are in the word.
+    fn count_skipped(&mut self, count: u32) {
+        if let Some(counter) = self.request.counter {
+            self.a.set(RAX, counter as u64);
+            self.a.alu_imm(ADD, 8, Rm::Mem(RAX, 8), count as i32);
+        }
+    }
+
     /// Whether an instruction from number `at` on uses the host's x87, and its XMM registers.
     fn wanted(&self, at: usize) -> (bool, bool) {
         let items = &self.items[at..];
@@ -399,7 +409,8 @@ impl Translator<'_> {
             i.mnemonic(),
             Mnemonic::Cli | Mnemonic::Popfq | Mnemonic::Syscall | Mnemonic::Sysretq
         );
-        self.sites.push(Site { rip: i.ip(), next, left, op: UNKNOWN, quiet, flagless });
+        let (op, block) = (UNKNOWN, self.request.numbers.2);
+        self.sites.push(Site { rip: i.ip(), next, left, op, quiet, flagless, block });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 
@@ -554,6 +565,7 @@ impl Translator<'_> {
         save(&mut self.a, &state);
         if refund != 0 {
             self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
+            self.count_skipped(refund);
         }
         self.edge(target);
     }
@@ -648,6 +660,7 @@ impl Translator<'_> {
                     self.slow(misses);
                     save(&mut self.a, &state);
                     self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
+                    self.count_skipped(refund);
                     self.way(target, true);
                 }
                 Cold::World { jump, target, edge } => {
@@ -673,6 +686,7 @@ impl Translator<'_> {
                 Cold::Over { jump, state } => {
                     self.a.bind(jump);
                     save(&mut self.a, &state);
+                    self.count_skipped(self.items.len() as u32);
                     self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | OVER);
                     self.a.jmp(self.request.thunks.leave);
                 }
