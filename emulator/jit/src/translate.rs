@@ -441,7 +441,8 @@ impl Translator<'_> {
                     return Some(true);
                 }
                 match item.effect {
-                    Effect::None => None,
+                    // What changes some flags needs the others only if they live on behind it.
+                    Effect::None | Effect::Changes => None,
                     Effect::Sets => Some(false),
                     _ => Some(true),
                 }
@@ -774,4 +775,39 @@ pub fn find(a: &mut Asm, half: usize) -> [Jump; 2] {
     a.load(4, RDX, in_memory(word::WORLD + half));
     a.alu_to(CMP, 4, Rm::Mem(RCX, 8), RDX);
     [other, a.jcc_far(5)]
+}
+
+#[cfg(test)]
+mod dump {
+    use super::*;
+    #[test]
+    fn dump() {
+        let Ok(path) = std::env::var("DUMP") else { return };
+        let bytes = std::fs::read(path).unwrap();
+        let rip = u64::from_str_radix(&std::env::var("RIP").unwrap(), 16).unwrap();
+        let thunks = Thunks {
+            interpret: 0x1000_0000,
+            leave: 0x1000_0100,
+            restore: 0x1000_0200,
+            settle: 0x1000_0300,
+            lost: 0x1000_0400,
+            find: [0x1000_0500, 0x1000_0600],
+            ..Thunks::default()
+        };
+        let mut t = Translation::default();
+        assert!(translate(
+            Request {
+                bytes: &bytes,
+                rip,
+                base: 0x2000_0000,
+                numbers: (0, 0, 0),
+                thunks: &thunks,
+                counter: None,
+                plain: std::env::var("PLAIN").is_ok()
+            },
+            &mut t
+        ));
+        println!("{} instructions, {} host bytes", t.count, t.code.len());
+        std::fs::write("/tmp/dump.bin", &t.code).unwrap();
+    }
 }

@@ -193,6 +193,7 @@ impl Writer<'_> {
             9 if self.rng.one_in(2) => self.counted_loop(),
             10 if self.rng.one_in(4) => self.system(),
             11 | 12 if self.long => self.fields(),
+            13 if self.rng.one_in(6) => self.garbage(),
             _ => self.plain(),
         }
     }
@@ -379,6 +380,15 @@ impl Writer<'_> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Bytes of any kind.
+    fn garbage(&mut self) {
+        self.items.push(self.code.len());
+        for _ in 0..1 + self.rng.below(20) {
+            let byte = self.rng.bits() as u8;
+            self.code.push(byte);
         }
     }
 
