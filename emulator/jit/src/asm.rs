@@ -152,8 +152,8 @@ impl Asm {
         self.bytes.reserve(8);
         let len = self.bytes.len();
         debug_assert!(e.len <= 8, "{} bytes at once", e.len);
-        // SAFETY: room for 8 bytes behind the last one was just reserved; `len` grows over bytes that
-        // were written, at most 8.
+        // SAFETY: room for 8 bytes behind the last one was just reserved; `len` grows over bytes
+        // that were written, at most 8.
         unsafe {
             self.bytes.as_mut_ptr().add(len).cast::<u64>().write_unaligned(e.bytes.to_le());
             self.bytes.set_len(len + e.len.min(8) as usize);
