@@ -92,7 +92,7 @@ pub struct Ram {
     /// PAM: 16-KiB steps from 0xC0000; bit set = writes go to RAM, clear = read-only.
     shadow_writable: u16,
     generation: u64,
-    /// Pages whose `TABLE` mark is set.
+    /// Pages that were marked `TABLE` since [`Ram::forget_tables`], each once.
     tables: Vec<u32>,
     /// Entries of paging structures that were changed while translations may be cached from them:
     /// offset of the aligned eight bytes, and what they held.
@@ -106,14 +106,20 @@ const CODE: u8 = 2;
 const TABLE: u8 = 4;
 const CHANGED: u8 = 8;
 const KEPT: u8 = 16;
+/// The page is in `tables`, whether it is marked `TABLE` or not.
+const LISTED: u8 = 32;
 /// After so many stores to pages marked `TABLE` the marks are worth renewing: many of the pages
 /// may be something else by now.
 const TABLE_STORES: u32 = 1 << 14;
 
+/// The present and the accessed flag.
+const IN_USE: u32 = 0x21;
+
 /// Whether eight bytes hold a paging-structure entry that may be cached: present and accessed
 /// (SDM 3A 4.10.2.3), as one entry or as two of 32-bit paging.
 fn in_use(entry: u64) -> bool {
-    entry & 0x21 == 0x21 || entry >> 32 & 0x21 == 0x21
+    let used = |entry: u32| entry & IN_USE == IN_USE;
+    used(entry as u32) || used((entry >> 32) as u32)
 }
 
 impl Ram {
@@ -244,16 +250,38 @@ impl Ram {
         if self.marks[page] & TABLE != 0 {
             return false;
         }
-        self.marks[page] |= TABLE;
-        self.tables.push(page as u32);
+        if self.marks[page] & LISTED == 0 {
+            self.tables.push(page as u32);
+        }
+        self.marks[page] |= TABLE | LISTED;
         true
+    }
+
+    /// Whether the page at `offset` is marked as holding a paging structure.
+    #[inline(always)]
+    pub fn holds_table(&self, offset: usize) -> bool {
+        self.marks[offset / PAGE] & TABLE != 0
+    }
+
+    /// Whether the page at `offset` has no entry that translations may be cached from.
+    pub fn is_idle_table(&self, offset: usize) -> bool {
+        let page = &self.bytes[offset & !(PAGE - 1)..][..PAGE];
+        let used = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes) & IN_USE == IN_USE;
+        let (lines, _) = page.as_chunks::<64>();
+        !lines.iter().any(|line| line.as_chunks().0.iter().fold(false, |any, b| any | used(b)))
+    }
+
+    /// Forgets that the page at `offset` holds a paging structure: no translation is cached from
+    /// it.
+    pub fn unmark_table(&mut self, offset: usize) {
+        self.marks[offset / PAGE] &= !TABLE;
     }
 
     /// Forgets which pages hold paging structures: no translation is cached any more.
     pub fn forget_tables(&mut self) {
         self.table_stores = 0;
         for page in self.tables.drain(..) {
-            self.marks[page as usize] &= !TABLE;
+            self.marks[page as usize] &= !(TABLE | LISTED);
         }
     }
 

@@ -91,6 +91,15 @@ impl Default for Clock {
 }
 
 impl Clock {
+    /// Byte offsets of what [`Clock::now`] uses, for an accelerator: `base_icount`, `base_ns`,
+    /// `base_fraction` (32 bits) and `rate`.
+    pub const OFFSETS: [usize; 4] = [
+        core::mem::offset_of!(Clock, base_icount),
+        core::mem::offset_of!(Clock, base_ns),
+        core::mem::offset_of!(Clock, base_fraction),
+        core::mem::offset_of!(Clock, rate),
+    ];
+
     /// The rate in force.
     pub fn rate(&self) -> Rate {
         self.rate

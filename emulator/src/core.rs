@@ -31,6 +31,8 @@ pub struct Core {
     pub cause: Cause,
     /// An instruction is being executed alone: devices and code pages may be touched.
     pub alone: bool,
+    /// A device was accessed since this was last cleared.
+    pub met_device: bool,
     /// Base of each segment as addresses use it: 0 for [`FLAT`], and for all but FS and GS in
     /// 64-bit mode.
     pub seg_base: [u64; 8],
@@ -90,6 +92,7 @@ impl Core {
             tlb: Tlb::new(),
             cause: Cause::Alone,
             alone: false,
+            met_device: false,
             seg_base: [0; 8],
             mode: Mode { bits: 16, stack32: false, flat: false },
             scratch: [0; 16],

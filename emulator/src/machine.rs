@@ -157,6 +157,7 @@ impl Machine {
         &mut self,
         accelerator: Option<Box<dyn Accelerator>>,
     ) -> Option<Box<dyn Accelerator>> {
+        self.core.tlb.forget_numbers();
         self.engine.set_accelerator(accelerator)
     }
 

@@ -1,15 +1,19 @@
 //! Translated blocks and the ways between them.
 //!
 //! Contract: a block is found by its place in RAM and its RIP. Blocks jump to each other directly:
-//! within a page for as long as both live; to another page as long as the *world* is that in which
-//! the jump was made. A world is a number for what decides where an address leads: the translations
-//! in force for its half of the address space, and the privilege. Dropping a block takes back every
-//! jump to it.
+//! within a page for as long as both live; to another page while the TLB has that page's *number*
+//! ([`Tlb::number`]) for the target. A number stands for a linear page that leads to a certain page
+//! of RAM: it is the same in every process where that is so, and the TLB forgets it with the
+//! translation. Dropping a block takes back every jump to it.
 
 use crate::memory::CodeMemory;
 use crate::thunks::Thunks;
 use crate::translate::{Edge, Site, Translation};
 use emulator::accelerator::BlockCount;
+use emulator::core::Core;
+use emulator::cpu::BLOCK_RIP;
+use emulator::exception::Trap;
+use emulator::mmu::tlb::Tlb;
 use emulator::op::Op;
 
 /// Entries of the table of jump targets.
@@ -21,20 +25,21 @@ const BUCKETS: usize = 1 << 15;
 pub const NONE: u32 = u32::MAX;
 
 /// Where translated code goes on for an address, as the code itself looks it up.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub struct JumpTarget {
     /// The linear address.
     pub la: u64,
-    /// The world in which that holds; 0 for none.
-    pub world: u32,
+    /// Number of its page that the TLB must have; none ever is that of an empty slot.
+    pub number: u32,
     /// Number of the block.
     pub block: u32,
     /// Address of its code.
     pub code: u64,
-    /// Where the address led, in RAM.
-    pub place: u64,
+    /// Where the page's number is, in bytes from [`crate::layout::word::NUMBERS`].
+    pub at: u32,
 }
+const EMPTY: JumpTarget = JumpTarget { la: 0, number: u32::MAX, block: NONE, code: 0, at: 0 };
 const _: () = assert!(size_of::<JumpTarget>() == 1 << JUMP_SHIFT);
 
 /// A block.
@@ -49,6 +54,8 @@ pub struct Block {
     pub count: u32,
     /// Without groups ([`crate::groups`]): only certain edges lead here.
     plain: bool,
+    /// Number of its page.
+    number: u32,
     next: u32,
     /// First of the edges that lead here.
     incoming: u32,
@@ -61,6 +68,14 @@ struct Link {
     to: u32,
     /// The next edge that leads there.
     next: u32,
+}
+
+/// What there is of a page of RAM.
+#[derive(Default)]
+struct Page {
+    blocks: Vec<u32>,
+    /// Its numbers, by linear page.
+    numbers: Vec<(u64, u32)>,
 }
 
 /// All translated code.
@@ -79,7 +94,8 @@ pub struct Cache {
     /// Decoded forms of some of them.
     pub ops: Vec<Op>,
     buckets: Box<[u32]>,
-    pages: Vec<Vec<u32>>,
+    pages: Vec<Page>,
+    next_number: u32,
     /// The table that translated code looks in.
     pub jumps: Box<[JumpTarget; JUMPS]>,
     /// Counters by block: executions, and instructions not reached in them. They never move. Empty
@@ -102,7 +118,7 @@ fn bucket(place: usize, rip: u64) -> usize {
 impl Cache {
     /// An empty cache in `memory`, of which the first `start` bytes are taken.
     pub fn new(memory: CodeMemory, thunks: Thunks, start: usize) -> Self {
-        let jumps = vec![JumpTarget::default(); JUMPS].into_boxed_slice();
+        let jumps = vec![EMPTY; JUMPS].into_boxed_slice();
         Self {
             memory,
             thunks,
@@ -114,6 +130,7 @@ impl Cache {
             ops: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
             pages: Vec::new(),
+            next_number: 1,
             jumps: jumps.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
             counters: Vec::new(),
         }
@@ -129,7 +146,7 @@ impl Cache {
         self.ops.clear();
         self.buckets.fill(NONE);
         self.pages.clear();
-        self.jumps.fill(JumpTarget::default());
+        self.jumps.fill(EMPTY);
         self.counters.clear();
         bytes
     }
@@ -167,6 +184,48 @@ impl Cache {
         (self.memory.address() + self.blocks[id as usize].code) as u64
     }
 
+    /// The number that stands for: the linear page of `la` leads to the page of RAM at `place`.
+    pub fn number(&mut self, la: u64, place: usize) -> u32 {
+        let page = place / devices::ram::PAGE;
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, Page::default);
+        }
+        let known = &mut self.pages[page].numbers;
+        match known.iter().find(|(page, _)| *page == la >> 12) {
+            Some(&(_, number)) => number,
+            None => {
+                assert!(self.next_number < i32::MAX as u32, "code pages were numbered");
+                known.push((la >> 12, self.next_number));
+                self.next_number += 1;
+                self.next_number - 1
+            }
+        }
+    }
+
+    /// The block at RIP, which must be canonical: in the table of jump targets from here on. If
+    /// there is none, where it would be.
+    pub fn look_up(&mut self, core: &mut Core) -> Result<Result<u32, usize>, Trap> {
+        let rip = core.cpu.rip;
+        let user = core.cpu.cpl == 3;
+        let slot = &self.jumps[jump_slot(rip)];
+        if slot.la == rip && slot.number == core.tlb.number(rip, user) {
+            return Ok(Ok(slot.block));
+        }
+        core.cpu.regs[BLOCK_RIP] = rip;
+        let place = core.fetch_place(rip)?;
+        let number = self.number(rip, place);
+        if core.tlb.number(rip, user) != number {
+            core.tlb.set_number(rip, user, number);
+        }
+        let slot = &self.jumps[jump_slot(rip)];
+        if slot.la == rip && slot.number == number {
+            return Ok(Ok(slot.block));
+        }
+        let Some(id) = self.find(place, rip, false) else { return Ok(Err(place)) };
+        self.remember(id);
+        Ok(Ok(id))
+    }
+
     /// Adds a block translated for the next address and numbers.
     pub fn add(&mut self, place: usize, rip: u64, plain: bool, t: &Translation) -> u32 {
         let id = self.blocks.len() as u32;
@@ -178,7 +237,8 @@ impl Cache {
         let next = self.buckets[at];
         self.buckets[at] = id;
         let count = t.count as u32;
-        self.blocks.push(Block { place, rip, code, count, plain, next, incoming: NONE });
+        let number = self.number(rip, place);
+        self.blocks.push(Block { place, rip, code, count, plain, number, next, incoming: NONE });
         self.sites.extend_from_slice(&t.sites);
         for edge in &t.edges {
             let moved = |at: usize| if at == 0 { 0 } else { at + code };
@@ -187,15 +247,11 @@ impl Cache {
                 plain: edge.plain,
                 jump: moved(edge.jump),
                 stub: moved(edge.stub),
-                world: moved(edge.world),
+                number: moved(edge.number),
             };
             self.links.push(Link { edge, to: NONE, next: NONE });
         }
-        let page = place / devices::ram::PAGE;
-        if page >= self.pages.len() {
-            self.pages.resize_with(page + 1, Vec::new);
-        }
-        self.pages[page].push(id);
+        self.pages[place / devices::ram::PAGE].blocks.push(id);
         id
     }
 
@@ -209,22 +265,24 @@ impl Cache {
         self.links.get(number as usize).is_some_and(|link| link.edge.plain)
     }
 
-    /// Makes edge `number` lead to block `to`, in `world` where that matters.
-    pub fn link(&mut self, number: u32, to: u32, world: u32) {
+    /// Makes edge `number` lead to block `to`, while its page has its number where that matters.
+    pub fn link(&mut self, number: u32, to: u32) {
         let link = &mut self.links[number as usize];
         let edge = link.edge;
         if link.to == NONE {
             link.to = to;
             link.next = self.blocks[to as usize].incoming;
             self.blocks[to as usize].incoming = number;
-        } else if link.to != to {
-            // It leads to another place in another world: the code looks that up.
+        } else {
+            // The target's number was not known, or it leads to another place in another process:
+            // the code looks that up.
             return;
         }
-        let code = self.blocks[to as usize].code;
+        let to = &self.blocks[to as usize];
+        let (code, page) = (to.code, to.number);
         self.jump(edge.jump, code);
-        if edge.world != 0 {
-            self.memory.patch(edge.world, world as i32);
+        if edge.number != 0 {
+            self.memory.patch(edge.number, page as i32);
         }
     }
 
@@ -233,16 +291,17 @@ impl Cache {
     }
 
     /// Enters a block in the table of jump targets.
-    pub fn remember(&mut self, id: u32, world: u32) {
+    pub fn remember(&mut self, id: u32) {
         let b = &self.blocks[id as usize];
-        let (la, place, code) = (b.rip, b.place as u64, self.address(id));
-        self.jumps[jump_slot(la)] = JumpTarget { la, world, block: id, code, place };
+        let (la, number, code) = (b.rip, b.number, self.address(id));
+        let at = 4 * Tlb::number_index(la) as u32;
+        self.jumps[jump_slot(la)] = JumpTarget { la, number, block: id, code, at };
     }
 
     /// Forgets the blocks of a page; gives back how many they were.
     pub fn drop_page(&mut self, page: usize) -> usize {
-        let Some(ids) = self.pages.get_mut(page) else { return 0 };
-        let ids = core::mem::take(ids);
+        let Some(page) = self.pages.get_mut(page) else { return 0 };
+        let ids = core::mem::take(&mut page.blocks);
         for &id in &ids {
             self.drop_block(id);
         }
@@ -270,7 +329,7 @@ impl Cache {
         }
         let slot = &mut self.jumps[jump_slot(rip)];
         if slot.la == rip {
-            *slot = JumpTarget::default();
+            *slot = EMPTY;
         }
         while incoming != NONE {
             let link = &mut self.links[incoming as usize];

@@ -4,7 +4,7 @@
 //! each does to flags and registers, so that flags need not be kept where nobody can see them.
 
 use crate::lower::{sse, x87};
-use emulator::cpu::{RAX, RBP, RDX, RSP};
+use emulator::cpu::{RAX, RBP, RCX, RDX, RSP};
 use emulator::decode::ends_block;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
@@ -118,7 +118,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         writes: 0,
         vector: false,
         x87: false,
-        last: invalid || ends_block(&i) || i.mnemonic() == M::Jmp,
+        last: invalid || ends_block(&i) && !goes_on(&i) || i.mnemonic() == M::Jmp,
     };
     if high_byte(&i) && !invalid && !i.has_lock_prefix() {
         item.lowered = true;
@@ -167,7 +167,19 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
     use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};
     // Divisions may fault as well.
     item.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
+    item.memory |= is_system(&i);
     item
+}
+
+/// CLI and STI: where nothing is due the block goes on.
+fn goes_on(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Cli | M::Sti)
+}
+
+/// Lowered system instructions: they may fault, or be left to the interpreter.
+fn is_system(i: &Instruction) -> bool {
+    use M::*;
+    matches!(i.mnemonic(), Swapgs | Cli | Sti | Stac | Clac | Rdtsc | Rdtscp | Pushfq)
 }
 
 /// Instructions whose memory operand is not accessed.
@@ -201,6 +213,7 @@ fn lockable(i: &Instruction) -> bool {
                 | M::Xchg
                 | M::Xadd
                 | M::Cmpxchg
+                | M::Cmpxchg16b
                 | M::Bts
                 | M::Btr
                 | M::Btc
@@ -235,6 +248,16 @@ fn preserves(i: &Instruction) -> bool {
     ) || i.is_jcc_short_or_near()
         || is_setcc(i)
         || is_cmov(i)
+}
+
+/// Whether the event that the interpreter makes of an instruction is only about privilege,
+/// translations, interrupts being allowed, or a device if one was met.
+pub fn is_quiet(i: &Instruction) -> bool {
+    use M::*;
+    matches!(
+        i.mnemonic(),
+        Cli | Sti | Popfq | Syscall | Sysretq | Iretq | Rdmsr | Wrmsr | Clts | Invlpg | Invpcid
+    ) || i.mnemonic() == Mov && i.op0_register().is_cr()
 }
 
 /// Hints and fences: nothing that the guest could see.
@@ -303,6 +326,11 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
         M::Bt | M::Bts | M::Btr | M::Btc if bits(i) => (Changes, first(i)),
         M::Xadd if i.op0_kind() == OpKind::Memory => (Sets, bit(i, 0) | bit(i, 1)),
         M::Cmpxchg if i.op0_kind() == OpKind::Memory => (Sets, first(i) | 1 << RAX),
+        M::Cmpxchg16b => (Changes, 1 << RAX | 1 << RDX),
+        M::Swapgs | M::Cli | M::Sti | M::Stac | M::Clac => (None, 0),
+        M::Rdtsc => (None, 1 << RAX | 1 << RDX),
+        M::Rdtscp => (None, 1 << RAX | 1 << RDX | 1 << RCX),
+        M::Pushfq => (Reads, 1 << RSP),
         M::Popcnt | M::Tzcnt | M::Lzcnt | M::Bsf | M::Bsr if size(i) >= 4 => (Sets, first(i)),
         M::Push if size(i) == 8 || is_immediate(i) => (None, 1 << RSP),
         M::Pop if size(i) == 8 && i.op0_kind() == OpKind::Register => (None, 1 << RSP | first(i)),

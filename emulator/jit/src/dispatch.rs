@@ -4,7 +4,7 @@
 //! [`WARM`]th time; before that, and wherever nothing can be translated, the interpreter runs.
 
 use crate::asm::Asm;
-use crate::cache::{Cache, NONE, jump_slot};
+use crate::cache::{Cache, NONE};
 use crate::memory::CodeMemory;
 use crate::run::{self, Left};
 use crate::thunks::{self, LINK, LOST, OVER, REFUSED};
@@ -23,27 +23,10 @@ const CAPACITY: usize = 48 << 20;
 const WARM: u8 = 8;
 /// Counters of executions before translation.
 const HEATS: usize = 1 << 16;
-/// Worlds that are known by number.
-const WORLDS: usize = 1 << 10;
-
-/// What decides where an address leads.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-struct World {
-    translations: u64,
-    user: bool,
-    generation: u64,
-    a20: bool,
-    high: bool,
-}
-
 /// Translated code and the ways to find it.
 pub struct Jit {
     cache: Cache,
     heat: Box<[u8; HEATS]>,
-    worlds: Box<[(World, u32); WORLDS]>,
-    /// The last ones, by half of the address space and privilege.
-    last: [(World, u32); 4],
-    next_world: u32,
     /// The edge that the code left at; it is linked when its target is there.
     edge: u32,
     counting: bool,
@@ -82,9 +65,6 @@ impl Jit {
         Some(Self {
             cache: Cache::new(memory, shared, start),
             heat: heat.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
-            worlds: Box::new([(World::default(), 0); WORLDS]),
-            last: [(World::default(), 0); 4],
-            next_world: 0,
             edge: NONE,
             counting: false,
             statistics: Statistics::default(),
@@ -101,37 +81,6 @@ impl Jit {
         self
     }
 
-    /// The number of a world.
-    fn world(&mut self, world: World) -> u32 {
-        let last = usize::from(world.high) << 1 | usize::from(world.user);
-        if self.last[last].0 == world && self.last[last].1 != 0 {
-            return self.last[last].1;
-        }
-        let mixed = (world.translations << 2 | last as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let slot = (mixed >> 40) as usize % WORLDS;
-        if self.worlds[slot].0 != world || self.worlds[slot].1 == 0 {
-            self.next_world += 1;
-            if self.next_world >= i32::MAX as u32 {
-                // Old numbers may still stand in code.
-                self.flush();
-                self.next_world = 1;
-                self.worlds.fill((World::default(), 0));
-                self.last = [(World::default(), 0); 4];
-            }
-            self.worlds[slot] = (world, self.next_world);
-        }
-        self.last[last] = self.worlds[slot];
-        self.worlds[slot].1
-    }
-
-    fn worlds_of(&mut self, core: &Core) -> [u32; 2] {
-        let [low, high] = core.tlb.worlds();
-        let user = core.cpu.cpl == 3;
-        let (generation, a20) = (core.ram.generation(), core.a20());
-        let at = |translations, high| World { translations, user, generation, a20, high };
-        [self.world(at(low, false)), self.world(at(high, true))]
-    }
-
     fn flush(&mut self) {
         self.statistics.flushes += 1;
         self.statistics.evicted_bytes += self.cache.clear() as u64;
@@ -139,49 +88,37 @@ impl Jit {
     }
 
     /// The block at RIP, found or translated; `None` if the interpreter is to run.
-    fn block(&mut self, core: &mut Core, worlds: [u32; 2]) -> Result<Option<u64>, Trap> {
+    fn block(&mut self, core: &mut Core) -> Result<Option<u64>, Trap> {
         let rip = core.cpu.rip;
-        let world = worlds[usize::from(rip >> 63 != 0)];
         let edge = core::mem::replace(&mut self.edge, NONE);
         let flushes = self.statistics.flushes;
         let plain = self.cache.leads_to_plain(edge);
-        let slot = &self.cache.jumps[jump_slot(rip)];
-        let id = if slot.la == rip && slot.world == world && !plain {
-            slot.block
-        } else {
-            // World 0 is that of an empty slot, whose address and place are 0.
-            let (la, known, id) = (slot.la, slot.place, slot.block);
-            let known = (slot.world != 0).then_some(known);
+        let known = if plain {
             core.cpu.regs[BLOCK_RIP] = rip;
             let place = core.fetch_place(rip)?;
-            let found = if la == rip && known == Some(place as u64) && !plain {
-                Some(id)
-            } else {
-                self.cache.find(place, rip, plain)
-            };
-            let id = match found {
-                Some(id) => id,
-                None => {
-                    let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
-                    if *heat < self.warm {
-                        *heat += 1;
-                        return Ok(None);
-                    }
-                    match self.make(core, place, rip, plain) {
-                        Some(id) => id,
-                        None => return Ok(None),
-                    }
+            self.cache.find(place, rip, true).ok_or(place)
+        } else {
+            self.cache.look_up(core)?
+        };
+        let id = match known {
+            Ok(id) => id,
+            Err(place) => {
+                let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
+                if *heat < self.warm {
+                    *heat += 1;
+                    return Ok(None);
                 }
-            };
-            if !plain {
-                self.cache.remember(id, world);
+                let Some(id) = self.make(core, place, rip, plain) else { return Ok(None) };
+                if !plain {
+                    self.cache.remember(id);
+                }
+                id
             }
-            id
         };
         // After a flush the edge's number is another's.
         let same = self.statistics.flushes == flushes;
         if edge != NONE && same && edge < self.cache.numbers().0 {
-            self.cache.link(edge, id, world);
+            self.cache.link(edge, id);
         }
         Ok(Some(self.cache.address(id)))
     }
@@ -278,8 +215,7 @@ impl Jit {
             if core.mode.bits != 64 || !core.tlb.fillable() || !aligned {
                 return engine.run_blocks(core);
             }
-            let (before, worlds) = (core.tlb.worlds(), self.worlds_of(core));
-            let code = match self.block(core, worlds) {
+            let code = match self.block(core) {
                 Ok(Some(code)) => code,
                 Ok(None) => {
                     let exit = engine.run_block(core);
@@ -290,14 +226,11 @@ impl Jit {
                 }
                 Err(Trap) => return Exit::Trap,
             };
-            if core.tlb.worlds() != before {
-                continue;
-            }
             let budget = i64::try_from(core.limit - core.icount).unwrap_or(i64::MAX).min(1 << 40);
             let far = core.limit;
             core.limit = core.icount + budget as u64;
             self.statistics.entries += 1;
-            let left = run::enter(&mut self.cache, core, code, budget, worlds);
+            let left = run::enter(&mut self.cache, core, code, budget);
             let exit = self.after(engine, core, &left);
             core.limit = far;
             if let Some(exit) = exit {

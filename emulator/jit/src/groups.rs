@@ -3,8 +3,8 @@
 //! Contract: a *group* is a run of accesses whose addresses differ by constants. Its first access
 //! checks that all bytes from the lowest to the highest of them lie in one page that the TLB has,
 //! and keeps the host's address of the lowest in a slot of the host's stack; the others are reached
-//! from there, cannot fault and leave the host's flags alone. Where the check fails the block is left
-//! for a *plain* one, without groups, that begins at the same instruction. A group ends where what
+//! from there, cannot fault and leave the host's flags alone. Where the check fails the block is
+//! left for a *plain* one, without groups, that begins at the same instruction. A group ends where what
 //! its addresses are made of changes by more than a constant, and before an instruction that the
 //! interpreter executes; a call of the interpreter for an access that the TLB does not have goes on
 //! only if no translation was dropped ([`crate::run`]).
@@ -189,9 +189,10 @@ impl Groups {
     }
 }
 
-/// Whether no group lives through the instruction.
+/// Whether no group lives through the instruction: what the interpreter executes, and what changes
+/// a segment's base or which pages may be accessed.
 fn ends_groups(item: &Item) -> bool {
-    !item.lowered
+    !item.lowered || matches!(item.i.mnemonic(), M::Swapgs | M::Stac | M::Clac)
 }
 
 /// Looks ahead: the group that begins with `wanted`, if more accesses follow.
@@ -265,7 +266,10 @@ fn mark(mut group: Group, items: &mut [Item], at: usize) {
 
 /// Instructions that cannot fault but by their one access.
 fn may_be_marked(i: &Instruction) -> bool {
-    !matches!(i.mnemonic(), M::Div | M::Idiv | M::Ldmxcsr | M::Ret | M::Call | M::Jmp | M::Leave)
+    !matches!(
+        i.mnemonic(),
+        M::Div | M::Idiv | M::Ldmxcsr | M::Pushfq | M::Ret | M::Call | M::Jmp | M::Leave
+    )
 }
 
 /// By how much an instruction moves a register, if that is all that it does to registers.
@@ -274,7 +278,7 @@ fn step(item: &Item) -> Option<(u8, i64)> {
     let sp = RSP as u8;
     let register = |n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr64();
     Some(match i.mnemonic() {
-        M::Push => (sp, -8),
+        M::Push | M::Pushfq => (sp, -8),
         M::Pop if item.writes.count_ones() == 2 => {
             // The other register is not moved but overwritten: who depends on it, too, is told by
             // `writes`.
@@ -314,7 +318,7 @@ fn accesses(item: &Item) -> [Option<Access>; 2] {
     let explicit = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) && !touches_nothing(i);
     let operand = explicit.then(|| operand(item)).flatten();
     let implicit = match i.mnemonic() {
-        M::Push | M::Call => stack(-8, Kind::Write),
+        M::Push | M::Pushfq | M::Call => stack(-8, Kind::Write),
         M::Pop | M::Ret => stack(0, Kind::Read),
         M::Leave => stack(0, Kind::Read).map(|a| Access { key: Key::register(RBP), ..a }),
         _ => None,
@@ -329,7 +333,7 @@ fn operand(item: &Item) -> Option<Access> {
     let i = &item.i;
     let bit_string = matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
         && i.op_kind(1) == OpKind::Register;
-    if bit_string {
+    if bit_string || i.mnemonic() == M::Cmpxchg16b {
         return None;
     }
     let size = u8::try_from(i.memory_size().size()).ok().filter(|&s| s > 0)?;

@@ -32,8 +32,10 @@ pub mod word {
     pub const REVISION: usize = 19;
     /// Entries of the TLB.
     pub const TLB: usize = 21;
-    /// World numbers for the two halves: see [`crate::cache`].
-    pub const WORLD: usize = 22;
+    /// The numbers of code pages for the privilege in force: see [`crate::cache`].
+    pub const NUMBERS: usize = 22;
+    /// Other than 0: an interrupt waits to be allowed.
+    pub const INTERRUPT: usize = 23;
     /// The table of jump targets.
     pub const JUMPS: usize = 24;
     /// What [`crate::run`]'s functions get.
@@ -76,6 +78,16 @@ pub fn place(n: usize) -> Rm {
 fn from_state(offset: usize) -> i32 {
     let regs = offset_of!(Core, cpu) + offset_of!(Cpu, regs);
     offset as i32 - regs as i32 - BIAS
+}
+
+/// What lies at `offset` of the core.
+pub fn core_field(offset: usize) -> Rm {
+    Rm::Mem(STATE, from_state(offset))
+}
+
+/// What lies at `offset` of [`Cpu`].
+pub fn cpu_field(offset: usize) -> Rm {
+    core_field(offset_of!(Core, cpu) + offset)
 }
 
 /// The guest's RIP: while code runs of no meaning, but where it is left with

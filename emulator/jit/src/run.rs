@@ -13,7 +13,9 @@ use emulator::core::Core;
 use emulator::cpu::flags::{IF, TF};
 use emulator::cpu::{BLOCK_RIP, Cpu};
 use emulator::decode::{self, MAX_LENGTH};
-use emulator::op::Exit;
+use emulator::exception::Cause;
+use emulator::mmu::tlb::NUMBERS;
+use emulator::op::{Exit, Op};
 
 /// What [`interpret`] works on.
 #[repr(C)]
@@ -23,8 +25,6 @@ pub struct Context {
     x87: x87_image::Image,
     core: *mut Core,
     cache: *mut Cache,
-    /// The worlds when code was entered: blocks hold for no others.
-    worlds: [u64; 2],
 }
 
 /// An exit of translated code.
@@ -49,28 +49,29 @@ pub fn end(exit: u64) -> Exit {
     }
 }
 
-/// The words that the TLB decides.
+/// The words that the TLB and the privilege decide.
 fn refresh(core: &mut Core) {
     let [low, high] = core.tlb.revisions();
     let window = core.tlb.window().as_ptr() as u64;
+    let user = usize::from(core.cpu.cpl == 3);
+    let numbers = core.tlb.numbers()[user * 2 * NUMBERS..].as_ptr() as u64;
     let regs = &mut core.cpu.regs;
     regs[word::REVISION] = low;
     regs[word::REVISION + 1] = high;
     regs[word::TLB] = window;
+    regs[word::NUMBERS] = numbers;
 }
 
-/// Runs translated code at `code` (of a block of `cache`) with `budget`; the numbers of the worlds
-/// in force are `worlds`.
-pub fn enter(cache: &mut Cache, core: &mut Core, code: u64, budget: i64, worlds: [u32; 2]) -> Left {
+/// Runs translated code at `code` (of a block of `cache`) with `budget`.
+pub fn enter(cache: &mut Cache, core: &mut Core, code: u64, budget: i64) -> Left {
     core.tlb.set_host_base(core.ram.bytes_mut().as_mut_ptr() as u64);
     refresh(core);
     let thunks: Thunks = cache.thunks;
     let x87 = x87_image::EMPTY;
-    let mut context = Context { x87, core, cache, worlds: core.tlb.worlds() };
+    let mut context = Context { x87, core, cache };
     let regs = &mut core.cpu.regs;
     regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
-    regs[word::WORLD] = worlds[0].into();
-    regs[word::WORLD + 1] = worlds[1].into();
+    regs[word::INTERRUPT] = core.board.interrupt_pending().into();
     regs[word::XMM] = 0;
     regs[word::X87] = 0;
     regs[word::HOST_MXCSR] = 0x1F80;
@@ -109,12 +110,11 @@ pub fn tidy(core: &mut Core) {
 }
 
 /// Executes the instruction of a site. Called by translated code, with `budget` as it is there. 0:
-/// the block goes on behind it; else an exit.
+/// the block goes on behind it; the address of code to go on with; or an exit.
 extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u64 {
     // SAFETY: `context` is the one of `enter`, which waits for translated code to end; nobody else
     // uses it, the core or the cache meanwhile.
-    let (core, cache, worlds) =
-        unsafe { (&mut *(*context).core, &mut *(*context).cache, (*context).worlds) };
+    let (core, cache) = unsafe { (&mut *(*context).core, &mut *(*context).cache) };
     // SAFETY: as above.
     x87_back(core, unsafe { &(*context).x87 });
     let site = &mut cache.sites[site as usize];
@@ -135,33 +135,98 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         site.op = cache.ops.len() as u32;
         cache.ops.push(decoded.ops[0]);
     }
-    let (next, quiet, flagless) = (site.next, site.quiet, site.flagless);
+    let (rip, next, quiet, flagless) = (site.rip, site.next, site.quiet, site.flagless);
     let (behind, block) = (site.left - 1, site.block as usize);
-    let op = core::slice::from_ref(&cache.ops[site.op as usize]);
+    let op = cache.ops[site.op as usize];
     let ready = (vectors_ready(core), x87_ready(core));
+    let (number, blocked) = (core.tlb.number(rip, core.cpu.cpl == 3), core.cpu.nmi_blocked);
     let drops = core.tlb.drops();
-    let exit = (op[0].exec)(core, op);
+    let exit = match execute(core, op) {
+        Exit::Event if quiet && !blocked && settled(core) => Exit::Next,
+        exit => exit,
+    };
     let goes_on = exit == Exit::Next
         && core.cpu.rip == next
         && !core.ram.has_stale_code()
-        && core.tlb.worlds() == worlds
+        // Nothing tells of a flush if the number was not there before.
+        && number != 0
+        && core.tlb.number(rip, core.cpu.cpl == 3) == number
         && core.tlb.drops() == drops
+        && core.tlb.fillable()
         && (vectors_ready(core), x87_ready(core)) == ready;
-    if !goes_on {
-        if let Some(counter) = cache.counters.get_mut(block) {
-            counter[1] += u64::from(behind) + u64::from(exit == Exit::Trap);
+    if goes_on {
+        if !flagless {
+            core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
         }
-        if flagless {
-            core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
-        }
-        let quiet = exit == Exit::Event && quiet && nothing_due(core);
-        return left(if quiet { Exit::Next } else { exit });
+        refresh(core);
+        return 0;
     }
-    if !flagless {
-        core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
+    if let Some(counter) = cache.counters.get_mut(block) {
+        counter[1] += u64::from(behind) + u64::from(exit == Exit::Trap);
     }
+    if flagless {
+        core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
+    }
+    let exit = match exit {
+        // IRET has unblocked NMIs even if it faults.
+        Exit::Trap if !blocked => raised(core),
+        exit => exit,
+    };
+    if exit == Exit::Next
+        && let Some(code) = follow(core, cache)
+    {
+        return code;
+    }
+    left(exit)
+}
+
+/// Executes one instruction, by itself.
+fn execute(core: &mut Core, op: Op) -> Exit {
+    let ops = core::slice::from_ref(&op);
+    core.met_device = false;
+    let exit = (op.exec)(core, ops);
+    if exit != Exit::Trap || core.cause != Cause::Alone {
+        return exit;
+    }
+    core.alone = true;
+    let exit = (op.exec)(core, ops);
+    core.alone = false;
+    if exit == Exit::Next && core.met_device { Exit::Event } else { exit }
+}
+
+/// Delivers the exception that an instruction has raised, as the machine would.
+fn raised(core: &mut Core) -> Exit {
+    let Cause::Exception(exception) = core.cause else { return Exit::Trap };
+    core.deliver_exception(exception);
+    if settled(core) { Exit::Next } else { Exit::Event }
+}
+
+/// Whether the machine would find nothing to do after an event: no device was met. What inhibits
+/// interrupts for the next instruction, while there are none, is over with it.
+fn settled(core: &mut Core) -> bool {
+    let shadow = core.cpu.shadow;
+    if shadow && core.icount < core.limit {
+        core.cpu.shadow = false;
+    }
+    let settled = !core.met_device && nothing_due(core);
+    if !settled {
+        core.cpu.shadow = shadow;
+    }
+    settled
+}
+
+/// The code to go on with at RIP, if there is any; it then finds everything where it wants it.
+fn follow(core: &mut Core, cache: &mut Cache) -> Option<u64> {
+    let runs = core.mode.bits == 64 && core.tlb.fillable() && core.icount < core.limit;
+    if !runs || core.ram.has_stale_code() {
+        return None;
+    }
+    // A fault of the fetch is met again by who comes next.
+    let id = cache.look_up(core).ok()?.ok()?;
+    core.cpu.regs[word::FLAGS] = flags::pack(core.cpu.flags.status());
+    core.cpu.regs[word::BUDGET] = core.limit - core.icount;
     refresh(core);
-    0
+    Some(cache.address(id))
 }
 
 /// Takes the x87 state from the image, if translated code has left it there.

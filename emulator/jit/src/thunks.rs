@@ -5,12 +5,14 @@
 use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Rm};
+use crate::cache::JumpTarget;
 use crate::flags::OF_DERIVED;
 use crate::layout::{
     BUDGET, HOSTS, STACK_WORDS, STATE, TLB, fpu_blocked, fpu_control, fpu_status, in_memory, mxcsr,
     sse_blocked, word, xmm,
 };
 use crate::translate::find;
+use core::mem::offset_of;
 
 /// How code comes back, in bits 2:0 of RAX: at an edge (bits 63:3) that leads nowhere yet.
 pub const LINK: u64 = 0;
@@ -22,6 +24,9 @@ pub const LEFT: u64 = 2;
 /// The block (bits 63:3) has SSE instructions that translated code cannot execute as things are;
 /// nothing of it was done.
 pub const REFUSED: u64 = 3;
+
+/// What the interpreter's call gives back from here on is the address of code to go on with.
+pub const LEAST_CODE: i32 = 1 << 12;
 
 /// Exceptions masked, in MXCSR.
 const MASKS: i32 = 0x1F80;
@@ -39,7 +44,7 @@ pub struct Thunks {
     /// Jumped to with the exit in RAX: stores the guest's registers.
     pub leave: usize,
     /// Called with a site in RAX: the interpreter executes its instruction. Comes back only if the
-    /// block goes on behind it.
+    /// block goes on behind it; otherwise goes on with another one or leaves.
     pub interpret: usize,
     /// Called: all of the host's flags from the word. Uses RAX.
     pub restore: usize,
@@ -47,9 +52,9 @@ pub struct Thunks {
     pub settle: usize,
     /// Jumped to: leaves with [`LOST`].
     pub lost: usize,
-    /// Jumped to with an address in RAX and an exit in RDX, for both halves of the address space:
-    /// goes on at the address if it is that of a translated block, else leaves.
-    pub find: [usize; 2],
+    /// Jumped to with an address in RAX and an exit in RDX: goes on at the address if it is that of
+    /// a translated block, else leaves.
+    pub find: usize,
     /// Called: the guest's x87 state comes into the host's; XMM registers do not stay there. Uses
     /// RAX, RCX, RDX.
     pub x87_on: usize,
@@ -83,7 +88,7 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     store(a);
     x87_off(a);
     vectors_off(a);
-    let out = a.label();
+    let leave = a.bytes.len();
     a.store(8, in_memory(word::BUDGET), BUDGET);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), FRAME);
     for r in SAVED.into_iter().rev() {
@@ -108,7 +113,12 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     a.ret();
     a.bind(left);
     a.alu_imm(ADD, 8, Rm::Reg(RSP), 8);
-    a.jmp_label(out);
+    a.alu_imm(CMP, 8, Rm::Reg(RAX), LEAST_CODE);
+    let out = a.jcc_far(2);
+    a.bind_at(out, leave);
+    a.load(8, BUDGET, in_memory(word::BUDGET));
+    load(a);
+    a.jmp_rm(Rm::Reg(RAX));
 
     t.restore = a.here();
     a.load(4, RAX, in_memory(word::FLAGS));
@@ -145,18 +155,16 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     a.set(RAX, LOST);
     a.jmp(t.leave);
 
-    for half in 0..2 {
-        t.find[half] = a.here();
-        // The exit is wanted again, and RDX is used.
-        a.store(8, in_memory(word::SPILL), RDX);
-        let misses = find(a, half);
-        a.jmp_rm(Rm::Mem(RCX, 16));
-        for miss in misses {
-            a.bind(miss);
-        }
-        a.load(8, RAX, in_memory(word::SPILL));
-        a.jmp(t.leave);
+    t.find = a.here();
+    // The exit is wanted again, and RDX is used.
+    a.store(8, in_memory(word::SPILL), RDX);
+    let misses = find(a);
+    a.jmp_rm(Rm::Mem(RCX, offset_of!(JumpTarget, code) as i32));
+    for miss in misses {
+        a.bind(miss);
     }
+    a.load(8, RAX, in_memory(word::SPILL));
+    a.jmp(t.leave);
     x87_thunks(a, &mut t, x87);
     vector_thunks(a, &mut t);
     t

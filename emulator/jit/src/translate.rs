@@ -14,14 +14,16 @@ use crate::access::Miss;
 use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
-use crate::cache::{JUMP_SHIFT, JUMPS};
-use crate::classify::{Effect, Item, classify};
+use crate::cache::{JUMP_SHIFT, JUMPS, JumpTarget};
+use crate::classify::{Effect, Item, classify, is_quiet};
 use crate::flags::{Kind, Recipe};
 use crate::groups::Groups;
 use crate::layout::{self, BUDGET, disp, in_memory, word};
 use crate::lower;
 use crate::thunks::{LINK, OVER, REFUSED, Thunks};
+use core::mem::offset_of;
 use core::ops::Range;
+use emulator::mmu::tlb::Tlb;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
 
 /// Most instructions of a block.
@@ -40,7 +42,7 @@ pub struct Site {
     pub left: u32,
     /// Its decoded form, once it was needed.
     pub op: u32,
-    /// Its event matters only if an interrupt or a trap is due: CLI, POPF, SYSCALL, SYSRET.
+    /// Its event matters only if an interrupt or a trap is due, or a device was met.
     pub quiet: bool,
     /// It has nothing to do with the status flags.
     pub flagless: bool,
@@ -64,8 +66,8 @@ pub struct Edge {
     pub jump: usize,
     /// Offset of what the jump leads to while the target is not translated.
     pub stub: usize,
-    /// Offset of the world number that the jump depends on; 0 for none.
-    pub world: usize,
+    /// Offset of the page's number that the jump depends on; 0 for none.
+    pub number: usize,
 }
 
 /// A translated block. The next one is made where it is, so that nothing is allocated anew.
@@ -150,7 +152,7 @@ enum Cold {
         jump: Jump,
         edge: u32,
     },
-    World {
+    Page {
         jump: Jump,
         target: u64,
         edge: u32,
@@ -291,6 +293,11 @@ impl Translator<'_> {
         &self.items[self.at]
     }
 
+    /// How many instructions of the block are left before it, itself included.
+    pub fn left(&self) -> i32 {
+        (self.items.len() - self.at) as i32
+    }
+
     /// Its bytes.
     pub fn instruction_bytes(&self) -> &[u8] {
         let i = &self.item().i;
@@ -405,10 +412,7 @@ impl Translator<'_> {
         let next = if last { NOWHERE } else { i.next_ip() };
         let left = (self.items.len() - self.at) as u32;
         let flagless = flagless(&self.items[self.at]);
-        let quiet = matches!(
-            i.mnemonic(),
-            Mnemonic::Cli | Mnemonic::Popfq | Mnemonic::Syscall | Mnemonic::Sysretq
-        );
+        let quiet = is_quiet(i);
         let (op, block) = (UNKNOWN, self.request.numbers.2);
         self.sites.push(Site { rip: i.ip(), next, left, op, quiet, flagless, block });
         self.request.numbers.1 + self.sites.len() as u32 - 1
@@ -595,28 +599,28 @@ impl Translator<'_> {
     fn way(&mut self, target: u64, plain: bool) {
         let rip = self.request.rip;
         let mut other = None;
-        let mut world = 0;
+        let mut number = 0;
         if target >> 12 != rip >> 12 {
-            let half = usize::from(target >> 63 != 0);
+            self.a.load(8, RAX, in_memory(word::NUMBERS));
             // An immediate that takes four bytes.
-            self.a.alu_imm(CMP, 4, in_memory(word::WORLD + half), i32::MAX);
-            world = self.a.bytes.len() - 4;
+            let known = Rm::Mem(RAX, 4 * Tlb::number_index(target) as i32);
+            self.a.alu_imm(CMP, 4, known, i32::MAX);
+            number = self.a.bytes.len() - 4;
             other = Some(self.a.jcc_far(5));
         }
         let jump = self.a.jmp_far();
         let edge = self.request.numbers.0 + self.edges.len() as u32;
-        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, world });
+        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, number });
         self.cold.push(Cold::Stub { jump, edge });
         if let Some(jump) = other {
-            self.cold.push(Cold::World { jump, target, edge });
+            self.cold.push(Cold::Page { jump, target, edge });
         }
     }
 
     /// Goes on at the address in RAX, with the stack pointer moved up by `stack`. The flags are in
     /// the word.
     pub fn indirect(&mut self, stack: i32) {
-        let half = usize::from(self.request.rip >> 63 != 0);
-        let jumps = find(&mut self.a, half);
+        let jumps = find(&mut self.a);
         lower::adjust(&mut self.a, stack);
         self.a.jmp_rm(Rm::Mem(RCX, 16));
         let site = self.site(true);
@@ -625,8 +629,7 @@ impl Translator<'_> {
 
     /// Puts the address of the code to go on with for the address in RAX into [`word::SPILL`].
     pub fn indirect_later(&mut self) {
-        let half = usize::from(self.request.rip >> 63 != 0);
-        let jumps = find(&mut self.a, half);
+        let jumps = find(&mut self.a);
         self.a.load(8, RAX, Rm::Mem(RCX, 16));
         let later = self.a.bytes.len();
         self.a.store(8, in_memory(word::SPILL), RAX);
@@ -664,11 +667,11 @@ impl Translator<'_> {
                     self.count_skipped(refund);
                     self.way(target, true);
                 }
-                Cold::World { jump, target, edge } => {
+                Cold::Page { jump, target, edge } => {
                     self.a.bind(jump);
                     self.a.set(RAX, target);
                     self.a.set(RDX, u64::from(edge) << 3 | LINK);
-                    self.a.jmp(self.request.thunks.find[usize::from(target >> 63 != 0)]);
+                    self.a.jmp(self.request.thunks.find);
                 }
                 Cold::Stub { jump, edge } => {
                     let stub = self.a.bytes.len();
@@ -764,7 +767,7 @@ fn save(a: &mut Asm, state: &FlagState) {
 
 /// Looks for the entry of the address in RAX in the table of jump targets: RCX points to it unless
 /// one of the jumps is taken. Uses RDX.
-pub fn find(a: &mut Asm, half: usize) -> [Jump; 2] {
+pub fn find(a: &mut Asm) -> [Jump; 2] {
     a.rorx(4, RCX, RAX, 12);
     a.alu_from(XOR, 4, RCX, Rm::Reg(RAX));
     a.alu_imm(AND, 4, Rm::Reg(RCX), JUMPS as i32 - 1);
@@ -772,7 +775,9 @@ pub fn find(a: &mut Asm, half: usize) -> [Jump; 2] {
     a.alu_from(ADD, 8, RCX, in_memory(word::JUMPS));
     a.alu_to(CMP, 8, Rm::Mem(RCX, 0), RAX);
     let other = a.jcc_far(5);
-    a.load(4, RDX, in_memory(word::WORLD + half));
+    a.load(4, RDX, Rm::Mem(RCX, offset_of!(JumpTarget, at) as i32));
+    a.alu_from(ADD, 8, RDX, in_memory(word::NUMBERS));
+    a.load(4, RDX, Rm::Mem(RDX, 0));
     a.alu_to(CMP, 4, Rm::Mem(RCX, 8), RDX);
     [other, a.jcc_far(5)]
 }

@@ -103,7 +103,7 @@ impl Core {
         }
         self.cpu.cr3 = value;
         let pcid = if pcide { (value & 0xFFF) as u16 } else { 0 };
-        self.tlb.switch_context(pcid, keep);
+        self.tlb.switch_context(pcid, self.root_page(), keep);
         Ok(())
     }
 
@@ -168,6 +168,7 @@ impl Core {
 
     fn read_msr(&mut self, number: u32, now: VirtualNs) -> Result<u64, Trap> {
         if let Some(value) = self.board.read_msr(now, number) {
+            self.met_device = true;
             return Ok(value);
         }
         let m = &self.cpu.msrs;
@@ -206,10 +207,9 @@ impl Core {
     }
 
     fn write_msr(&mut self, number: u32, value: u64, now: VirtualNs) -> Result<(), Trap> {
-        match self.board.write_msr(now, number, value, self.cpu.msrs.tsc_offset) {
-            Some(true) => return Ok(()),
-            Some(false) => return Err(self.fault(exception::GP)),
-            None => {}
+        if let Some(valid) = self.board.write_msr(now, number, value, self.cpu.msrs.tsc_offset) {
+            self.met_device = true;
+            return if valid { Ok(()) } else { Err(self.fault(exception::GP)) };
         }
         let needs_canonical = matches!(
             number,
@@ -224,6 +224,7 @@ impl Core {
         if needs_canonical && !canonical(value) {
             return Err(self.fault(exception::GP));
         }
+        self.met_device |= matches!(number, msr::TSC | msr::TSC_ADJUST);
         let m = &mut self.cpu.msrs;
         match number {
             msr::TSC => {
@@ -396,6 +397,7 @@ fn to_cr(core: &mut Core, ops: &[Op]) -> Exit {
             4 => core.write_cr4(value),
             8 if value < 16 => {
                 let now = core.now(op);
+                core.met_device = true;
                 core.board.set_cr8(now, value as u8);
                 Ok(())
             }
@@ -523,11 +525,11 @@ fn invpcid(core: &mut Core, ops: &[Op]) -> Exit {
         let current = if pcide { core.cpu.cr3 & 0xFFF } else { 0 };
         match kind {
             0 => core.tlb.flush_page(la),
-            1 if pcid == current => core.tlb.switch_context(pcid as u16, false),
+            1 if pcid == current => core.tlb.switch_context(pcid as u16, core.root_page(), false),
             1 => core.tlb.drop_context(pcid as u16),
             _ => {
                 core.flush_tlb();
-                core.tlb.switch_context(current as u16, false);
+                core.tlb.switch_context(current as u16, core.root_page(), false);
             }
         }
         Ok(())

@@ -247,6 +247,9 @@ impl Core {
         }
         Ok(match self.ram.backing(found.pa) {
             Backing::Ram(at) => {
+                if write && self.ram.holds_table(at) {
+                    self.retire_table(at);
+                }
                 // A write marks its page dirty now: the entry for later ones is made below.
                 let direct = found.writable && write && self.ram.prepare_write(at);
                 if by == By::Program {
@@ -265,6 +268,7 @@ impl Core {
             }
             Backing::Mmio => {
                 self.must_be_alone()?;
+                self.met_device = true;
                 Place::Device(found.pa)
             }
         })
@@ -379,7 +383,7 @@ impl Core {
             self.flush_tlb();
             return;
         }
-        for (at, _) in entries {
+        for (at, old) in entries {
             let what = self.tlb.table(at / PAGE);
             let index = (at % PAGE) as u64;
             match what & 3 {
@@ -389,9 +393,62 @@ impl Core {
                     self.tlb.flush_small(la);
                     self.tlb.flush_small(la + 0x1000);
                 }
-                tlb::UPPER => self.flush_tlb(),
+                tlb::UPPER => self.flush_below(at, what, old),
                 _ => {} // nothing was cached from it since the last flush
             }
+        }
+    }
+
+    /// Forgets what came through the entry at RAM offset `at` of a structure of an upper level,
+    /// which translates `what`; the entry was `old`.
+    fn flush_below(&mut self, at: usize, what: u64, old: u64) {
+        if what == tlb::ROOT && at / PAGE != self.root_page() {
+            self.tlb.drop_root(at / PAGE);
+        } else if !self.leads_to_idle_table(old) {
+            self.flush_tlb();
+            return;
+        }
+        self.tlb.forget_uppers();
+    }
+
+    /// Whether no translation is cached that came through an entry of an upper level: it leads to
+    /// a table that has no entry in use.
+    fn leads_to_idle_table(&self, entry: u64) -> bool {
+        if !self.cpu.long_mode() || entry & walk::LARGE != 0 {
+            return false;
+        }
+        match self.ram.backing(entry & walk::ADDRESS & self.a20_mask) {
+            Backing::Ram(at) => self.ram.is_idle_table(at),
+            _ => false,
+        }
+    }
+
+    /// The page at RAM offset `at` holds a paging structure and is about to be written: if nothing
+    /// is cached from it, it may be something else by now, or be made anew, and is no longer
+    /// watched.
+    #[cold]
+    fn retire_table(&mut self, at: usize) {
+        let page = at / PAGE;
+        if self.ram.has_table_work() {
+            // Something may still be cached from what was overwritten just now.
+            return;
+        }
+        if self.ram.is_idle_table(at) {
+            // Nothing came from it but the way to it.
+        } else if self.tlb.table(page) == tlb::ROOT && page != self.root_page() {
+            self.tlb.drop_root(page);
+        } else {
+            return;
+        }
+        self.ram.unmark_table(at);
+        self.tlb.forget_table(page);
+    }
+
+    /// RAM page of the paging structure that CR3 points to.
+    pub fn root_page(&self) -> usize {
+        match self.ram.backing(self.cpu.cr3 & walk::ADDRESS & self.a20_mask) {
+            Backing::Ram(at) | Backing::Rom(at) => at / PAGE,
+            Backing::Mmio => usize::MAX,
         }
     }
 

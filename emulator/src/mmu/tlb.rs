@@ -19,6 +19,11 @@ const PAGE_MASK: u64 = !0xFFF;
 /// Revisions fit the low bits of a tag; 0 is never used.
 const REVISIONS: u64 = 0xFFF;
 const CONTEXTS: usize = 16;
+/// Code pages of each half of the address space that have numbers, for each privilege.
+pub const NUMBERS: usize = 1 << 12;
+/// In [`Tlb::writers`]: several entries.
+const MANY: u16 = u16::MAX;
+const _: () = assert!(ENTRIES * SETS < MANY as usize);
 /// Code pages cached for each privilege.
 const CODE_ENTRIES: usize = 256;
 
@@ -42,6 +47,9 @@ pub struct Tlb {
     /// Entries that may have a `write` tag, each once: those filled so since
     /// [`Tlb::forget_writes`].
     written: Vec<u16>,
+    /// By page of RAM, the only entry that may have a `write` tag for it plus 1; 0 if there is
+    /// none, [`MANY`] if there are several.
+    writers: Vec<u16>,
     /// A bit for each entry: it is in `written`.
     is_written: Box<[u64; ENTRIES * SETS / 64]>,
     /// What [`Entry::host`] adds to [`Entry::addend`].
@@ -62,6 +70,10 @@ pub struct Tlb {
     code: [[(u64, usize); CODE_ENTRIES]; 2],
     /// Page tables by the 2 MiB that they translate.
     upper: Box<[Upper; UPPERS]>,
+    /// Numbers of code pages: see [`Tlb::number`].
+    numbers: Box<[u32; NUMBERS * 4]>,
+    /// A bit for each index that may have one other than 0, for each half of the address space.
+    numbered: [[u64; NUMBERS / 64]; 2],
     /// A bit for each code page (by the low bits of its number) of each half that may be in use
     /// under `flushes`.
     code_seen: [[u64; 64]; 2],
@@ -81,6 +93,8 @@ pub const LEAF: u64 = 1;
 pub const LEAF_32: u64 = 2;
 /// A paging structure of an upper level, or in several places.
 pub const UPPER: u64 = 3;
+/// The same, but nothing except the uppermost one of 4-level paging.
+pub const ROOT: u64 = UPPER | 1 << 20;
 const EPOCHS: u64 = 1 << 18;
 
 /// Page tables that are remembered.
@@ -103,6 +117,8 @@ struct Context {
     /// PCID + 1; 0 for a free place.
     pcid: u32,
     revision: u64,
+    /// RAM page of its uppermost paging structure.
+    root: usize,
 }
 
 impl Tlb {
@@ -113,6 +129,7 @@ impl Tlb {
             entries: entries.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
             host_base: 0,
             written: Vec::new(),
+            writers: Vec::new(),
             is_written: Box::new([0; ENTRIES * SETS / 64]),
             set: 0,
             revisions: [1, 2],
@@ -123,6 +140,8 @@ impl Tlb {
             large: [(u64::MAX, 0); 2],
             code: [[(0, 0); CODE_ENTRIES]; 2],
             upper: Box::new([Upper::default(); UPPERS]),
+            numbers: Box::new([0; NUMBERS * 4]),
+            numbered: [[0; NUMBERS / 64]; 2],
             code_seen: [[0; 64]; 2],
             tables: Vec::new(),
             epoch: 1,
@@ -140,6 +159,10 @@ impl Tlb {
         };
         self.set = set * ENTRIES;
     }
+
+    /// Byte offset in here of the index of the first entry of the set in use, as an accelerator
+    /// writes it: 0 or, for supervisor without SMAP, [`ENTRIES`].
+    pub const SET: usize = core::mem::offset_of!(Tlb, set);
 
     /// Gives [`Entry::host`] its base: where an accelerator has RAM. Forgets nothing.
     pub fn set_host_base(&mut self, base: u64) {
@@ -204,6 +227,29 @@ impl Tlb {
         }
         entry.addend = (offset as u64 & PAGE_MASK).wrapping_sub(page);
         entry.host = entry.addend.wrapping_add(self.host_base);
+        if writable {
+            self.note_writer(slot, offset);
+        }
+    }
+
+    /// Entry `slot` may write to the RAM page at `offset`.
+    fn note_writer(&mut self, slot: usize, offset: usize) {
+        let page = offset >> 12;
+        if page >= self.writers.len() {
+            self.writers.resize(page + 1, 0);
+        }
+        let before = self.writers[page];
+        let new = slot as u16 + 1;
+        let other = before != 0 && before != new;
+        let stays = other && (before == MANY || self.writes_to(before - 1, offset));
+        self.writers[page] = if stays { MANY } else { new };
+    }
+
+    /// Whether an entry has a tag for writes to the RAM page at `offset`.
+    fn writes_to(&self, slot: u16, offset: usize) -> bool {
+        let entry = &self.entries[usize::from(slot)];
+        let page = (entry.write & PAGE_MASK).wrapping_add(entry.addend);
+        entry.write != 0 && page == offset as u64 & PAGE_MASK
     }
 
     /// Notes that the large page `la..la+size` was cached, so that INVLPG finds its pieces.
@@ -246,6 +292,50 @@ impl Tlb {
         self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)] = entry;
     }
 
+    /// Where the number of the code page of `la` is in [`Tlb::numbers`], for supervisor; for user
+    /// it is 2 * [`NUMBERS`] further on.
+    #[inline(always)]
+    pub const fn number_index(la: u64) -> usize {
+        ((la >> 63) as usize * NUMBERS) | ((la >> 12) as usize & (NUMBERS - 1))
+    }
+
+    /// The number that an accelerator gave to what the code page of `la`, or another one of the
+    /// same index, leads to for this privilege. 0 if that must be looked up (again): numbers are
+    /// forgotten when the translation is.
+    #[inline(always)]
+    pub fn number(&self, la: u64, user: bool) -> u32 {
+        self.numbers[(usize::from(user) * 2 * NUMBERS) | Self::number_index(la)]
+    }
+
+    /// Gives the code page of `la`, which was looked up for this privilege just now, a number.
+    pub fn set_number(&mut self, la: u64, user: bool, number: u32) {
+        let index = Self::number_index(la);
+        self.numbered[index / NUMBERS][index % NUMBERS / 64] |= 1 << (index % 64);
+        self.numbers[(usize::from(user) * 2 * NUMBERS) | index] = number;
+    }
+
+    /// All of [`Tlb::number`].
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers[..]
+    }
+
+    /// Forgets all numbers of both halves.
+    pub fn forget_numbers(&mut self) {
+        self.forget_numbers_of(0);
+        self.forget_numbers_of(1);
+    }
+
+    fn forget_numbers_of(&mut self, half: usize) {
+        for (word, bits) in self.numbered[half].iter_mut().enumerate() {
+            while *bits != 0 {
+                let index = half * NUMBERS + word * 64 + bits.trailing_zeros() as usize;
+                *bits &= *bits - 1;
+                self.numbers[index] = 0;
+                self.numbers[2 * NUMBERS + index] = 0;
+            }
+        }
+    }
+
     fn upper_tag(&self, la: u64) -> u64 {
         (la & !0x1F_FFFF) | self.revisions[(la >> 63) as usize]
     }
@@ -264,6 +354,11 @@ impl Tlb {
         self.upper[(la >> 21) as usize % UPPERS] = Upper { tag, cr3, table, rights };
     }
 
+    /// Forgets which page tables are where.
+    pub fn forget_uppers(&mut self) {
+        self.upper.fill(Upper::default());
+    }
+
     /// Forgets every translation of every context.
     pub fn flush_all(&mut self) {
         self.drops += 1;
@@ -272,6 +367,7 @@ impl Tlb {
             self.epoch = 1;
             self.tables.fill(0);
         }
+        self.forget_numbers();
         self.contexts = [Context::default(); CONTEXTS];
         self.revisions = [self.fresh_revision(), self.fresh_revision()];
         self.upper_local = false;
@@ -282,8 +378,9 @@ impl Tlb {
         self.large = [(u64::MAX, 0); 2];
     }
 
-    /// CR3 was written: goes on with the translations of `pcid` (`keep`) or without.
-    pub fn switch_context(&mut self, pcid: u16, keep: bool) {
+    /// CR3 was written: goes on with the translations of `pcid` (`keep`) or without. They came
+    /// from RAM page `root`.
+    pub fn switch_context(&mut self, pcid: u16, root: usize, keep: bool) {
         self.drops += 1;
         let id = u32::from(pcid) + 1;
         let known = self.contexts.iter().position(|c| c.pcid == id);
@@ -291,12 +388,16 @@ impl Tlb {
             self.next_context = (self.next_context + 1) % CONTEXTS;
             self.next_context
         });
-        if known.is_none() || !keep {
+        if known.is_none() || !keep || self.contexts[place].root != root {
             let revision = self.fresh_revision();
-            self.contexts[place] = Context { pcid: id, revision };
+            self.contexts[place] = Context { pcid: id, revision, root };
         }
-        self.revisions[0] = self.contexts[place].revision;
+        if self.revisions[0] != self.contexts[place].revision {
+            self.revisions[0] = self.contexts[place].revision;
+            self.forget_numbers_of(0);
+        }
         if core::mem::take(&mut self.upper_local) {
+            self.forget_numbers_of(1);
             self.revisions[1] = self.fresh_revision();
             if self.next_revision <= self.revisions[0] {
                 self.flush_all();
@@ -312,12 +413,23 @@ impl Tlb {
         }
     }
 
+    /// Forgets the translations of contexts whose uppermost paging structure is in RAM page `root`;
+    /// the current one's is not.
+    pub fn drop_root(&mut self, root: usize) {
+        for context in &mut self.contexts {
+            if context.root == root {
+                *context = Context::default();
+            }
+        }
+    }
+
     fn fresh_revision(&mut self) -> u64 {
         if self.next_revision > REVISIONS {
             self.entries.fill(Entry::default());
             self.contexts = [Context::default(); CONTEXTS];
             self.code = [[(0, 0); CODE_ENTRIES]; 2];
             self.upper.fill(Upper::default());
+            self.forget_numbers();
             self.next_revision = 1;
             self.flushes = self.flushes.map(|n| n + 1);
         }
@@ -347,6 +459,9 @@ impl Tlb {
         for code in &mut self.code {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
+        let index = Self::number_index(la);
+        self.numbers[index] = 0;
+        self.numbers[2 * NUMBERS + index] = 0;
         for set in 0..SETS {
             let slot = (set * ENTRIES) | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();
@@ -378,6 +493,14 @@ impl Tlb {
         self.tables[page] = all | self.epoch << 2;
     }
 
+    /// Nothing is cached from the paging structure in RAM page `page` any more.
+    pub fn forget_table(&mut self, page: usize) {
+        self.forget_uppers();
+        if let Some(known) = self.tables.get_mut(page) {
+            *known = 0;
+        }
+    }
+
     /// Notes that code of the page of `la` is found by its linear address under
     /// [`Tlb::worlds`].
     pub fn note_code(&mut self, la: u64) {
@@ -405,13 +528,23 @@ impl Tlb {
 
     /// Makes writes to the RAM page at `offset` take the slow path: it holds code now.
     pub fn forget_writes_to(&mut self, offset: usize) {
-        let page = offset as u64 & PAGE_MASK;
-        for &slot in &self.written {
-            let entry = &mut self.entries[usize::from(slot)];
-            if entry.write != 0 && (entry.write & PAGE_MASK).wrapping_add(entry.addend) == page {
-                entry.write = 0;
-                self.drops += 1;
+        // Also where the entry has made room for another one meanwhile.
+        self.drops += 1;
+        let Some(writer) = self.writers.get_mut(offset >> 12) else { return };
+        match core::mem::take(writer) {
+            0 => {}
+            MANY => {
+                for at in 0..self.written.len() {
+                    self.forget_write(self.written[at], offset);
+                }
             }
+            one => self.forget_write(one - 1, offset),
+        }
+    }
+
+    fn forget_write(&mut self, slot: u16, offset: usize) {
+        if self.writes_to(slot, offset) {
+            self.entries[usize::from(slot)].write = 0;
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::cpu::{cr0, cr4, efer, flags};
 use crate::exception::{Exception, Trap};
-use crate::mmu::tlb::{LEAF, LEAF_32, UPPER};
+use crate::mmu::tlb::{LEAF, LEAF_32, ROOT, UPPER};
 use devices::ram::{Backing, PAGE};
 
 /// What an access wants.
@@ -37,10 +37,12 @@ const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
+/// The entry maps a large page.
+pub const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const NX: u64 = 1 << 63;
-const ADDRESS: u64 = ((1 << crate::cpu::cpuid::PHYSICAL_BITS) - 1) & !0xFFF;
+/// Physical address of the page or structure that an entry leads to.
+pub const ADDRESS: u64 = ((1 << crate::cpu::cpuid::PHYSICAL_BITS) - 1) & !0xFFF;
 /// Address bits above the physical width, bits 51:40: reserved.
 const RESERVED_HIGH: u64 = ((1 << 52) - 1) & !((1 << crate::cpu::cpuid::PHYSICAL_BITS) - 1);
 
@@ -99,7 +101,11 @@ impl Core {
         }
         loop {
             let slot = table + ((la >> shift) & 511) * 8;
-            let what = if shift == 12 { (la & !0x1F_FFFF) | LEAF } else { UPPER };
+            let what = match shift {
+                12 => (la & !0x1F_FFFF) | LEAF,
+                39 => ROOT,
+                _ => UPPER,
+            };
             let entry = self.read_entry::<8>(slot, what);
             if entry & PRESENT == 0 {
                 return Err(self.code(access, false, false));

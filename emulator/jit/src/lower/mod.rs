@@ -11,6 +11,7 @@ mod muldiv;
 mod shift;
 pub mod sse;
 mod stack;
+mod system;
 pub mod x87;
 
 use crate::asm::Rm;
@@ -32,6 +33,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         || muldiv::lower(t, i)
         || sse::lower(t, i)
         || x87::lower(t, i)
+        || system::lower(t, i)
 }
 
 pub use stack::adjust;
