@@ -781,38 +781,3 @@ pub fn find(a: &mut Asm) -> [Jump; 2] {
     a.alu_to(CMP, 4, Rm::Mem(RCX, 8), RDX);
     [other, a.jcc_far(5)]
 }
-
-#[cfg(test)]
-mod dump {
-    use super::*;
-    #[test]
-    fn dump() {
-        let Ok(path) = std::env::var("DUMP") else { return };
-        let bytes = std::fs::read(path).unwrap();
-        let rip = u64::from_str_radix(&std::env::var("RIP").unwrap(), 16).unwrap();
-        let thunks = Thunks {
-            interpret: 0x1000_0000,
-            leave: 0x1000_0100,
-            restore: 0x1000_0200,
-            settle: 0x1000_0300,
-            lost: 0x1000_0400,
-            find: [0x1000_0500, 0x1000_0600],
-            ..Thunks::default()
-        };
-        let mut t = Translation::default();
-        assert!(translate(
-            Request {
-                bytes: &bytes,
-                rip,
-                base: 0x2000_0000,
-                numbers: (0, 0, 0),
-                thunks: &thunks,
-                counter: None,
-                plain: std::env::var("PLAIN").is_ok()
-            },
-            &mut t
-        ));
-        println!("{} instructions, {} host bytes", t.count, t.code.len());
-        std::fs::write("/tmp/dump.bin", &t.code).unwrap();
-    }
-}
