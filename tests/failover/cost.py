@@ -195,7 +195,7 @@ def serve(given):
     served = None
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     try:
-        context = Context(given.ftemu, given.work)
+        context = Context(given.ftemu, given.work, always=given.option)
         served = Served(context, given.serve, given.guest, given.scale)
         print(json.dumps({"ready_s": served.took}), file=answers)
         for line in sys.stdin:
@@ -214,7 +214,7 @@ class Serving:
     def __init__(self, given, kind, work):
         self.kind = kind
         scale = ["--scale", str(given.scale), "--work", os.path.join(work, kind)]
-        scale += ["--guest", given.guest]
+        scale += ["--guest", given.guest, *(f"--option={word}" for word in given.option)]
         argv = [sys.executable, os.path.realpath(__file__), given.ftemu, "--serve", kind, *scale]
         pipe = subprocess.PIPE
         self.child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1)
@@ -288,6 +288,12 @@ def main():
     parser.add_argument("--guest", choices=MEASURED, default="debian")
     parser.add_argument("--rounds", type=int, default=5, help="of each work")
     parser.add_argument("--scale", type=float, default=1.0, help="of each work's size")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        help="an option for all machines, alone and as a pair, as --option=--engine=jit",
+    )
     parser.add_argument("--json", help="write the results to this file")
     parser.add_argument("--work", help="directory for images and messages")
     parser.add_argument("--serve", choices=("alone", "pair"), help=argparse.SUPPRESS)

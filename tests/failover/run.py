@@ -48,10 +48,12 @@ BAD = wire.Bad(delay_ms=5, jitter_ms=1, loss=0.01)
 
 
 class Context:
-    """What everything is given: the program, the guests' directory and a directory of its own."""
+    """What everything is given: the program, the guests' directory and a directory of its own;
+    options for the sides of pairs, and options for all machines, those that are alone too."""
 
-    def __init__(self, ftemu, work, options=()):
-        self.ftemu, self.work, self.options = os.path.realpath(ftemu), work, options
+    def __init__(self, ftemu, work, options=(), always=()):
+        self.ftemu, self.work = os.path.realpath(ftemu), work
+        self.options, self.always = options, always
         home = os.path.expanduser("~/.cache/ftemu-guests")
         self.guests = os.environ.get("FTEMU_GUESTS") or home
 

@@ -212,7 +212,8 @@ class Pair:
         pair += [] if role is None else ["--arbiter", self.arbiter, *self.control]
         pair += [] if role is None else self.context.options
         machine = [*self.images[host.name], "-m", self.guest.memory, "--serial", "stdio"]
-        return [self.context.ftemu, "boot", *machine, "--net", self.net(host), *pair, *more]
+        machine += ["--net", self.net(host), *self.context.always]
+        return [self.context.ftemu, "boot", *machine, *pair, *more]
 
     def start(self, host, role, more=(), instead=()):
         """Starts a side on host: role primary, backup, or None for a machine without a pair. more:
