@@ -123,15 +123,21 @@ impl<G: Guest> Live<'_, G> {
         if !standing && began < joining.not_before || pair.queued_bytes(joining.conn) > QUEUED {
             return false;
         }
+        let cpu = thread_cpu_ns();
         let piece = joining.source.poll(machine);
         joining.complete = joining.source.is_complete();
         // As much time for the machine as for the transfer.
         let ended = Instant::now();
         joining.not_before = ended + (ended - began);
-        let Some(piece) = piece else { return false };
-        pair.event(Event::Transfer(piece));
-        self.act();
-        true
+        let moved = piece.is_some();
+        if let Some(piece) = piece {
+            pair.event(Event::Transfer(piece));
+            self.act();
+        }
+        // The guest is not slower for it: it only has the processor for less of the time. Taken for
+        // slow, it would have shorter and shorter turns.
+        self.sample.cpu += thread_cpu_ns() - cpu;
+        moved
     }
 
     /// The machine stands still for what is left; then the log begins.
