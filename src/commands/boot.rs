@@ -6,7 +6,7 @@ use crate::cli::{BootFlags, Engine, LogDiskData, Role};
 use crate::engine;
 use crate::failure::Failure;
 use crate::targets::{NetTarget, RateFlag, RtcFlag, SerialTarget};
-use backends::console::{Console, file, socket, stdio, terminal};
+use backends::console::{Console, Full, file, socket, stdio, terminal};
 use backends::disk::fence::Fence;
 use backends::disk::memory::MemoryDisk;
 use backends::disk::overlay::Overlay;
@@ -270,6 +270,8 @@ fn consoles(
     ends: &mut Ends,
 ) -> Result<Option<terminal::RawMode>, Failure> {
     let mut raw = None;
+    // A machine of a pair that stands still has its backup take over.
+    let full = if flags.pair.role == Role::Solo { Full::Wait } else { Full::Drop };
     let default = [SerialTarget::Stdio];
     let targets = if flags.serial.is_empty() { &default[..] } else { &flags.serial[..] };
     for (port, target) in targets.iter().enumerate() {
@@ -277,7 +279,7 @@ fn consoles(
         let console = match target {
             SerialTarget::None => Console::None,
             SerialTarget::Stdio => {
-                let (console, guard) = stdio::open(port as u8, post)
+                let (console, guard) = stdio::open(port as u8, full, post)
                     .map_err(|e| Failure::Host(format!("standard input: {e}")))?;
                 ends.terminal = guard.is_some().then_some(port);
                 raw = guard;

@@ -6,7 +6,7 @@ use crate::cli::ReplayFlags;
 use crate::engine;
 use crate::failure::Failure;
 use crate::targets::SerialTarget;
-use backends::console::{Console, file, stdio};
+use backends::console::{Console, Full, file, stdio};
 use backends::disk::Disk;
 use backends::disk::fingerprint::fingerprint;
 use backends::disk::memory::MemoryDisk;
@@ -187,7 +187,9 @@ fn ends(flags: &ReplayFlags) -> Result<Ends, Failure> {
     for target in &flags.serial {
         ends.consoles.push(match target {
             SerialTarget::None => Console::None,
-            SerialTarget::Stdio => stdio::output().map_err(|e| Failure::Host(e.to_string()))?,
+            SerialTarget::Stdio => {
+                stdio::output(Full::Wait).map_err(|e| Failure::Host(e.to_string()))?
+            }
             SerialTarget::File(path) => {
                 file::open(path).map_err(|e| Failure::file(path, files::describe(&e)))?
             }

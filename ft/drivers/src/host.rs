@@ -118,10 +118,10 @@ impl Ends {
     pub fn flush(&mut self) {
         for (port, bytes) in self.waiting.iter_mut().enumerate() {
             if !bytes.is_empty() {
-                let bytes = std::mem::take(bytes);
                 if let Some(console) = self.consoles.get_mut(port) {
                     console.write(bytes);
                 }
+                bytes.clear();
             }
         }
     }

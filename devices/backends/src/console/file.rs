@@ -2,7 +2,7 @@
 //!
 //! Contract: the file is made anew; there is no input.
 
-use super::{Console, Writer};
+use super::{Console, Full, Writer};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -12,7 +12,8 @@ use std::path::Path;
 /// # Errors
 /// The file cannot be made, or the host has no thread to spare.
 pub fn open(path: &Path) -> io::Result<Console> {
-    Ok(Console::Writer(Writer::spawn("serial file", File::create(path)?)?))
+    let file = File::create(path)?;
+    Ok(Console::Writer(Writer::spawn("serial file", file, Full::Wait)?))
 }
 
 #[cfg(test)]
@@ -25,8 +26,8 @@ mod tests {
         let path = directory.path().join("serial.txt");
         std::fs::write(&path, "old").expect("write");
         let mut console = open(&path).expect("open");
-        console.write(b"one ".to_vec());
-        console.write(b"two".to_vec());
+        console.write(b"one ");
+        console.write(b"two");
         console.finish();
         assert_eq!(std::fs::read(&path).expect("read"), b"one two");
         assert!(open(&directory.path().join("none/serial.txt")).is_err());

@@ -1,7 +1,8 @@
 //! Consoles: where the bytes of a serial port go on the host.
 //!
 //! Contract: what is read is posted as a [`ConsoleEvent`] by a thread per console; output is
-//! written by another, so a slow reader delays the machine only when 64 KiB or more wait.
+//! written by another. A reader that is too slow loses output, or delays the machine when 64 KiB
+//! or more wait: see [`Full`].
 
 pub mod escape;
 pub mod file;
@@ -10,7 +11,7 @@ pub mod stdio;
 pub mod terminal;
 mod writer;
 
-pub use writer::Writer;
+pub use writer::{Full, ROOM, Writer};
 
 /// Something a console brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub enum Console {
 
 impl Console {
     /// Sends `bytes` out.
-    pub fn write(&mut self, bytes: Vec<u8>) {
+    pub fn write(&mut self, bytes: &[u8]) {
         match self {
             Self::None => {}
             Self::Writer(writer) => writer.write(bytes),

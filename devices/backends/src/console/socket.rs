@@ -1,9 +1,10 @@
 //! A serial port on a TCP or Unix socket.
 //!
 //! Contract: one peer at a time; a lost connection is made again (connect) or awaited (listen);
-//! output without a peer is dropped, as on a serial line with nothing plugged in.
+//! output without a peer is dropped, as on a serial line with nothing plugged in, and what a peer
+//! does not read is dropped, too, when much of it waits: no peer makes the machine stand still.
 
-use super::{Console, ConsoleEvent, Writer};
+use super::{Console, ConsoleEvent, Full, Writer};
 use crate::socket::{Endpoint, Link, Stream};
 use crate::wake::Post;
 use std::io::{self, Read, Write};
@@ -30,7 +31,8 @@ pub fn open(
         .name("serial socket".into())
         .stack_size(128 * 1024)
         .spawn(move || serve(port, &link, first, &reader, &post))?;
-    Ok(Console::Writer(Writer::spawn("serial output", peer)?))
+    let name = format!("serial port {port}");
+    Ok(Console::Writer(Writer::spawn(&name, peer, Full::Drop)?))
 }
 
 /// The peer of the moment, to write to.
@@ -95,6 +97,7 @@ fn serve(port: u8, link: &Link, mut first: Option<Stream>, peer: &Peer, post: &P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::ROOM;
     use crate::wake::{Bell, mailbox};
     use std::os::unix::net::UnixStream;
 
@@ -111,10 +114,34 @@ mod tests {
             peer.write_all(b"typed").expect("write");
             let event = mail.recv().expect("open");
             assert_eq!(event, ConsoleEvent::Bytes { port: 1, bytes: b"typed".to_vec() });
-            console.write(b"shown".to_vec());
+            console.write(b"shown");
             let mut shown = [0; 5];
             peer.read_exact(&mut shown).expect("read");
             assert_eq!(&shown, b"shown");
         }
+    }
+
+    /// If the sender had to wait for its peer this would not end.
+    #[test]
+    fn a_peer_that_never_reads_loses_output_and_still_types() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("serial");
+        let bell = Bell::new();
+        let (post, mail) = mailbox(4, bell.waker());
+        let endpoint = Endpoint::listen_unix(path.clone());
+        let mut console = open(0, &endpoint, false, post).expect("listen");
+        let mut peer = UnixStream::connect(&path).expect("connect");
+        peer.write_all(b"a").expect("write");
+        assert!(mail.recv().is_ok(), "it is connected");
+        for _ in 0..8 * ROOM / 4096 {
+            console.write(&[b'x'; 4096]);
+        }
+        peer.write_all(b"b").expect("write");
+        let event = mail.recv().expect("open");
+        assert_eq!(event, ConsoleEvent::Bytes { port: 0, bytes: b"b".to_vec() });
+        // What was kept is read after all.
+        let mut kept = vec![0; ROOM - 4096];
+        peer.read_exact(&mut kept).expect("read");
+        assert!(kept.iter().all(|byte| *byte == b'x'));
     }
 }

@@ -4,17 +4,18 @@
 //! of standard input is the end of typing, not of the machine.
 
 use super::escape::EscapeFilter;
-use super::{Console, ConsoleEvent, Writer, terminal};
+use super::{Console, ConsoleEvent, Full, Writer, terminal};
 use crate::wake::{Closed, Post};
 use std::io::{self, Read};
 
-/// Opens the console of `port` on standard input and output. Keep the [`terminal::RawMode`] until
+/// Opens the console of `port` on standard input and output, which may become [`Full`]. Keep the [`terminal::RawMode`] until
 /// the end.
 ///
 /// # Errors
 /// The host has no thread to spare, or the terminal refuses.
 pub fn open(
     port: u8,
+    full: Full,
     post: Post<ConsoleEvent>,
 ) -> io::Result<(Console, Option<terminal::RawMode>)> {
     let raw = if terminal::is_terminal() { Some(terminal::raw_mode()?) } else { None };
@@ -23,15 +24,15 @@ pub fn open(
         .name("stdin".into())
         .stack_size(128 * 1024)
         .spawn(move || read(port, filter, &post))?;
-    Ok((output()?, raw))
+    Ok((output(full)?, raw))
 }
 
 /// Opens standard output alone.
 ///
 /// # Errors
 /// The host has no thread to spare.
-pub fn output() -> io::Result<Console> {
-    Ok(Console::Writer(Writer::spawn("stdout", io::stdout())?))
+pub fn output(full: Full) -> io::Result<Console> {
+    Ok(Console::Writer(Writer::spawn("stdout", io::stdout(), full)?))
 }
 
 fn read(port: u8, mut filter: Option<EscapeFilter>, post: &Post<ConsoleEvent>) {
