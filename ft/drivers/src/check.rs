@@ -48,12 +48,14 @@ impl Schedule {
         }
     }
 
-    /// The check of `guest`, if one is due here.
-    pub fn check(&mut self, guest: &mut impl Guest) -> Option<Vec<u8>> {
+    /// The check of `guest`, if one is due here; the next one comes at a multiple of `steps`
+    /// intervals.
+    pub fn check(&mut self, guest: &mut impl Guest, steps: u64) -> Option<Vec<u8>> {
         if guest.icount().0 != self.next {
             return None;
         }
-        self.next += DIGEST_INTERVAL;
+        let apart = DIGEST_INTERVAL * steps.max(1);
+        self.next = (self.next / apart + 1) * apart;
         let digest = guest.digest();
         if self.shorts == 0 {
             self.shorts = SHORT_RUN;
@@ -61,6 +63,49 @@ impl Schedule {
         }
         self.shorts -= 1;
         Some(short(&digest).to_vec())
+    }
+}
+
+/// How far apart checks are: so far that they cost little, whatever the engine's speed.
+///
+/// Which counts have a check is the log's writer's choice; its readers find the checks in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Spacing {
+    steps: u64,
+    /// Count and host time in ns of the last check's end.
+    last: (u64, u64),
+}
+
+impl Spacing {
+    /// A check takes at most one part in so many of the time, where the spacing can be so wide.
+    const SHARE: u64 = 200;
+    /// Most intervals from one check to the next: some tenths of a second.
+    const MOST: u64 = 64;
+
+    /// The closest spacing, at `icount` and host time `now`.
+    #[must_use]
+    pub fn new(icount: u64, now: u64) -> Self {
+        Self { steps: 1, last: (icount, now) }
+    }
+
+    /// Intervals from one check to the next: a power of two, so that the checks of two logs fall
+    /// together.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// A check at `icount` has taken the host's time from `began` to `ended`, in ns. What lies
+    /// between two checks was spent on the guest, or waiting for it.
+    pub fn checked(&mut self, icount: u64, began: u64, ended: u64) {
+        let (last, since) = self.last;
+        self.last = (icount, ended);
+        let intervals = icount.saturating_sub(last).div_ceil(DIGEST_INTERVAL).max(1);
+        let interval_ns = began.saturating_sub(since) / intervals;
+        let wanted = ended.saturating_sub(began).saturating_mul(Self::SHARE) / interval_ns.max(1);
+        // One that the host interrupted says little.
+        let wanted = wanted.clamp(self.steps / 2, self.steps * 2);
+        self.steps = wanted.clamp(1, Self::MOST).next_power_of_two();
     }
 }
 
@@ -189,6 +234,29 @@ mod tests {
         let mut other = digest();
         other.ram ^= 1 << 127;
         assert_eq!(difference(&other, &expected).as_deref(), Some("the state"));
+    }
+
+    #[test]
+    fn checks_of_a_fast_guest_are_far_apart() {
+        const MS: u64 = 1_000_000;
+        let settled = |interval_ns: u64, took: u64| {
+            let (mut spacing, mut icount, mut now) = (Spacing::new(0, 0), 0, 0);
+            for _ in 0..20 {
+                icount += spacing.steps() * DIGEST_INTERVAL;
+                now += spacing.steps() * interval_ns + took;
+                spacing.checked(icount, now - took, now);
+            }
+            spacing.steps()
+        };
+        assert_eq!(settled(25 * MS, MS / 10), 1, "an interpreter");
+        assert_eq!(settled(5 * MS, MS / 4), 16, "a fast engine, a guest that writes much");
+        assert_eq!(settled(5 * MS, MS / 400), 1, "a guest that writes nothing");
+        assert_eq!(settled(0, 5 * MS), Spacing::MOST, "bounded");
+        let mut spacing = Spacing::new(0, 0);
+        spacing.checked(DIGEST_INTERVAL, 5 * MS, 1000 * MS);
+        assert_eq!(spacing.steps(), 2, "one that took long does not count for much");
+        spacing.checked(3 * DIGEST_INTERVAL, 1000 * MS, 1000 * MS);
+        assert_eq!(spacing.steps(), 1, "no time at all");
     }
 
     #[test]

@@ -374,8 +374,8 @@ impl Pair {
             self.check_arbiter(adopted);
         }
         self.channel.alive();
-        let now = time::Instant::now();
-        if self.unwritten.as_ref().is_some_and(|unwritten| unwritten.again <= now) {
+        let due = |unwritten: &Unwritten| unwritten.again <= time::Instant::now();
+        if self.unwritten.as_ref().is_some_and(due) {
             self.write_again();
             return true;
         }
@@ -604,12 +604,17 @@ impl Pair {
         }
     }
 
-    /// Logs a digest if one is due here, and gives it.
-    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) -> Option<Vec<u8>> {
+    /// Logs a digest if one is due here, the next one `steps` intervals later, and gives it.
+    pub fn digest_if_due(
+        &mut self,
+        guest: &mut impl Guest,
+        halted: bool,
+        steps: u64,
+    ) -> Option<Vec<u8>> {
         if !self.journal.on {
             return None;
         }
-        let check = self.journal.checks.check(guest)?;
+        let check = self.journal.checks.check(guest, steps)?;
         let at = record::instant(guest, halted);
         self.event(Event::Logged { at, body: Body::Digest(check.clone()) });
         Some(check)

@@ -168,13 +168,12 @@ impl Recorder {
         self.log.as_ref().map(|log| log.checks.next())
     }
 
-    /// Logs a digest if one is due here.
-    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool) {
-        if let Some(log) = &mut self.log
-            && let Some(check) = log.checks.check(guest)
-        {
-            log.push(instant(guest, halted), &Body::Digest(check));
-        }
+    /// Logs a digest if one is due here, the next one `steps` intervals later; whether one was.
+    pub fn digest_if_due(&mut self, guest: &mut impl Guest, halted: bool, steps: u64) -> bool {
+        let Some(log) = &mut self.log else { return false };
+        let Some(check) = log.checks.check(guest, steps) else { return false };
+        log.push(instant(guest, halted), &Body::Digest(check));
+        true
     }
 
     /// Writes what has waited long enough.

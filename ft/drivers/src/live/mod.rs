@@ -15,6 +15,7 @@ mod protected;
 
 use crate::announce::{Addresses, Announcer};
 use crate::bundle::Bundles;
+use crate::check::Spacing;
 use crate::guest::Guest;
 use crate::held::Held;
 use crate::host::{Ends, Mail};
@@ -177,6 +178,8 @@ struct Live<'a, G> {
     seeded: Instant,
     busy_ns: u64,
     rate_changes: u64,
+    /// Between two digests.
+    spacing: Spacing,
 }
 
 /// Runs `guest` from power-on until it ends or is ended.
@@ -207,7 +210,7 @@ pub fn run_protected<G: Guest>(
     pair: Option<&mut Pair>,
     inherited: Option<Inherited>,
 ) -> io::Result<Outcome> {
-    let start = Instant::now();
+    let (start, spacing) = (Instant::now(), Spacing::new(guest.icount().0, 0));
     let mut live = Live {
         guest,
         config,
@@ -241,6 +244,7 @@ pub fn run_protected<G: Guest>(
         seeded: start,
         busy_ns: 0,
         rate_changes: 0,
+        spacing,
     };
     match inherited {
         None => live.power_on(),

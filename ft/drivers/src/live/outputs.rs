@@ -87,9 +87,25 @@ impl<G: Guest> Live<'_, G> {
 
     /// Logs a digest if one is due here.
     pub(super) fn digest_if_due(&mut self) {
-        self.recorder.digest_if_due(self.guest, self.halted);
-        let Some(pair) = &mut self.pair else { return };
-        let check = pair.digest_if_due(self.guest, self.halted);
+        if self.next_digest() != Some(self.guest.icount().0) {
+            return self.mind_recent(None);
+        }
+        let (began, steps) = (self.host_ns(), self.spacing.steps());
+        self.recorder.digest_if_due(self.guest, self.halted, steps);
+        let halted = self.halted;
+        let pair = self.pair.as_mut();
+        let check = pair.and_then(|pair| pair.digest_if_due(self.guest, halted, steps));
+        // At a fixed rate a run, its log too, is the same every time.
+        if self.config.timing == Timing::Paced {
+            let (icount, ended) = (self.guest.icount().0, self.host_ns());
+            self.spacing.checked(icount, began, ended);
+        }
+        self.mind_recent(check);
+    }
+
+    /// Keeps what a difference from the backup can be looked into with, while there is a backup.
+    fn mind_recent(&mut self, check: Option<Vec<u8>>) {
+        let Some(pair) = &self.pair else { return };
         if !pair.is_logging() && self.recent.take().is_some() {
             self.guest.machine().map(Recent::end);
         }
