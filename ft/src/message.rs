@@ -141,6 +141,9 @@ pub enum Bye {
     Failed,
 }
 
+/// Bytes of most messages, what they carry left out.
+const OVERHEAD: usize = 96;
+
 /// Bytes that are no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotAMessage;
@@ -157,7 +160,14 @@ impl Message {
     /// The message as bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        rmp_serde::to_vec(self).expect("plain data can be encoded")
+        let content = match self {
+            Self::Log { frame: bytes, .. } | Self::Transfer(bytes) => bytes.len(),
+            Self::Diverged { what, evidence, .. } => what.len() + evidence.len(),
+            _ => 0,
+        };
+        let mut bytes = Vec::with_capacity(content + OVERHEAD);
+        rmp_serde::encode::write(&mut bytes, self).expect("plain data can be encoded");
+        bytes
     }
 
     /// The message of `bytes`.

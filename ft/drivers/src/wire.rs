@@ -69,10 +69,14 @@ pub enum Answer {
     Hash,
 }
 
+/// Bytes of most headers.
+const HEADER_MANY: usize = 16;
+
 /// Bytes of an entry.
 #[must_use]
 pub fn encode(header: &Header, data: &[u8]) -> Vec<u8> {
-    let mut bytes = postcard::to_allocvec(header).expect("plain data can be encoded");
+    let bytes = Vec::with_capacity(HEADER_MANY + data.len());
+    let mut bytes = postcard::to_extend(header, bytes).expect("plain data can be encoded");
     bytes.extend_from_slice(data);
     bytes
 }

@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 pub const MAX_PAYLOAD: usize = 40 << 20;
 /// Bytes before the payload.
 pub const HEADER: usize = 8;
+/// Bytes that are reserved for a frame at most, before it is known how long it will be.
+const ROOM_MAX: usize = 64 << 10;
 
 /// Why the bytes at this place are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +31,15 @@ pub enum FrameError {
 pub struct FrameWriter {
     base: Base,
     frame: Vec<u8>,
+    /// Room for the next frame: the last one's length.
+    room: usize,
 }
 
 impl FrameWriter {
     /// A writer whose first entry has number `base.seq`.
     #[must_use]
     pub fn new(base: Base) -> Self {
-        Self { base, frame: Vec::new() }
+        Self { base, ..Self::default() }
     }
 
     /// Adds an entry to the frame being made and returns its number.
@@ -44,6 +48,7 @@ impl FrameWriter {
     /// If entries are not in order.
     pub fn push(&mut self, at: Instant, body: &Body) -> u64 {
         if self.frame.is_empty() {
+            self.frame.reserve(self.room);
             self.frame.resize(HEADER, 0);
             self.base.put(&mut self.frame);
         }
@@ -73,6 +78,7 @@ impl FrameWriter {
             return None;
         }
         let mut frame = core::mem::take(&mut self.frame);
+        self.room = frame.len().min(ROOM_MAX);
         let len = frame.len() - HEADER;
         assert!(len <= MAX_PAYLOAD, "an entry of {len} bytes is too large for the log");
         let checksum = crc32fast::hash(&frame[HEADER..]);
