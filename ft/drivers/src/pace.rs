@@ -45,6 +45,13 @@ const UNSTEADY: f64 = 0.12;
 const STEEP: f64 = 0.25;
 /// A rate so far above the guest's speed that it would mostly wait.
 const WASTEFUL: f64 = 2.0;
+/// Work of many kinds in turn, as a boot is, may have a new rate after a few milliseconds of
+/// waiting instead: so many times,
+const CREDIT: f64 = 24.0;
+/// and so many more with each second.
+const CREDITS_A_SECOND: f64 = 0.5;
+/// Two of those changes are this far apart.
+const QUICK: u64 = 8_000_000;
 /// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of
 /// the process.
 const PAUSE: u64 = 200_000_000;
@@ -109,6 +116,10 @@ pub struct Pace {
     changed: u64,
     error_then: f64,
     worst: f64,
+    /// Changes that may come quickly.
+    credit: f64,
+    /// Host time up to which they were given.
+    credited: u64,
 }
 
 impl Default for Pace {
@@ -133,6 +144,8 @@ impl Pace {
             changed: 0,
             error_then: 0.0,
             worst: 0.0,
+            credit: CREDIT,
+            credited: 0,
         }
     }
 
@@ -141,7 +154,7 @@ impl Pace {
     /// negative, which is made good slowly.
     #[must_use]
     pub fn resumed(now: u64, rate: Rate, behind: f64) -> Self {
-        Self { last: now, rate, changed: now, behind, ..Self::new() }
+        Self { last: now, rate, changed: now, credited: now, behind, ..Self::new() }
     }
 
     /// The rate to begin with, and in force.
@@ -237,6 +250,8 @@ impl Pace {
         let cost = self.cost() * self.share();
         let ratio = self.rate.0 as f64 / (1u64 << 32) as f64 / cost;
         let since = self.last - self.changed;
+        let new = (self.last - self.credited) as f64 / 1e9 * CREDITS_A_SECOND;
+        (self.credit, self.credited) = ((self.credit + new).min(CREDIT), self.last);
         let due = if error > 0.0 {
             let worse = error > self.error_then + GROWN;
             let off = ratio < 1.0 - STEEP && error > EARLY;
@@ -246,7 +261,12 @@ impl Pace {
             patient || stuck || ((worse || off) && error > EARLY && since >= spacing)
         } else {
             let spacing = if ratio < WASTEFUL { PATIENCE } else { SPACING };
-            error < -TOLERATED && since >= spacing
+            let waits = error < -TOLERATED;
+            let quick = waits && ratio > 1.0 + STEEP && since >= QUICK && self.credit >= 1.0;
+            if quick && since < spacing {
+                self.credit -= 1.0;
+            }
+            quick || (waits && since >= spacing)
         };
         if !due {
             return None;
