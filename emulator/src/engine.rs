@@ -494,7 +494,10 @@ impl Core {
 }
 
 /// Fetches and decodes the instruction at `rip`, which may cross a page.
-fn fetch_single(core: &mut Core, rip: u64) -> Result<Decoded, Trap> {
+///
+/// # Errors
+/// A fault of the fetch.
+pub fn fetch_single(core: &mut Core, rip: u64) -> Result<Decoded, Trap> {
     let mut bytes = [0; MAX_LENGTH];
     let la = core.code_address(rip);
     let at = core.fetch_place(la)?;

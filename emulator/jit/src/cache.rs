@@ -12,6 +12,7 @@ use crate::translate::{Edge, Site, Translation};
 use emulator::accelerator::BlockCount;
 use emulator::core::Core;
 use emulator::cpu::BLOCK_RIP;
+use emulator::decode::MAX_LENGTH;
 use emulator::exception::Trap;
 use emulator::mmu::tlb::Tlb;
 use emulator::op::Op;
@@ -78,6 +79,14 @@ struct Page {
     numbers: Vec<(u64, u32)>,
 }
 
+/// An instruction that crosses a page, as it was when it was decoded.
+pub struct Crossing {
+    /// Its decoded form.
+    pub op: Op,
+    /// Its bytes, and zeros.
+    pub bytes: [u8; MAX_LENGTH],
+}
+
 /// All translated code.
 pub struct Cache {
     /// Where the code is.
@@ -93,6 +102,8 @@ pub struct Cache {
     pub sites: Vec<Site>,
     /// Decoded forms of some of them.
     pub ops: Vec<Op>,
+    /// The same of those that cross a page.
+    pub crossings: Vec<Crossing>,
     buckets: Box<[u32]>,
     pages: Vec<Page>,
     next_number: u32,
@@ -128,6 +139,7 @@ impl Cache {
             links: Vec::new(),
             sites: Vec::new(),
             ops: Vec::new(),
+            crossings: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
             pages: Vec::new(),
             next_number: 1,
@@ -144,6 +156,7 @@ impl Cache {
         self.links.clear();
         self.sites.clear();
         self.ops.clear();
+        self.crossings.clear();
         self.buckets.fill(NONE);
         self.pages.clear();
         self.jumps.fill(EMPTY);

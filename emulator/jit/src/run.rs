@@ -3,7 +3,7 @@
 //! Contract: while translated code runs, the core and the cache are reached through [`Context`]
 //! only. All of `unsafe` that has to do with the CPU is here.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Crossing};
 use crate::flags;
 use crate::layout::{BIAS, word};
 use crate::thunks::{LEFT, Thunks};
@@ -13,7 +13,8 @@ use emulator::core::Core;
 use emulator::cpu::flags::{IF, TF};
 use emulator::cpu::{BLOCK_RIP, Cpu};
 use emulator::decode::{self, MAX_LENGTH};
-use emulator::exception::Cause;
+use emulator::engine::fetch_single;
+use emulator::exception::{Cause, Trap};
 use emulator::mmu::tlb::NUMBERS;
 use emulator::op::{Exit, Op};
 
@@ -34,6 +35,9 @@ pub struct Left {
     /// Instructions that may still retire.
     pub budget: i64,
 }
+
+/// In [`Site::op`](crate::translate::Site): it crosses a page; the rest is its number among these.
+const CROSSING: u32 = 1 << 31;
 
 /// Bits of [`LEFT`] for the ends that the interpreter comes to.
 fn left(exit: Exit) -> u64 {
@@ -111,37 +115,30 @@ pub fn tidy(core: &mut Core) {
 
 /// Executes the instruction of a site. Called by translated code, with `budget` as it is there. 0:
 /// the block goes on behind it; the address of code to go on with; or an exit.
-extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u64 {
+extern "sysv64" fn interpret(context: *mut Context, number: u32, budget: i64) -> u64 {
     // SAFETY: `context` is the one of `enter`, which waits for translated code to end; nobody else
     // uses it, the core or the cache meanwhile.
     let (core, cache) = unsafe { (&mut *(*context).core, &mut *(*context).cache) };
     // SAFETY: as above.
     x87_back(core, unsafe { &(*context).x87 });
-    let site = &mut cache.sites[site as usize];
+    let site = &cache.sites[number as usize];
     core.icount = core.limit.wrapping_sub((budget + i64::from(site.left)) as u64);
     core.cpu.regs[BLOCK_RIP] = site.rip;
     if !site.flagless {
         core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
     }
-    if site.op == UNKNOWN {
-        core.cpu.rip = site.rip;
-        core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
-        let Ok(at) = core.fetch_place(site.rip) else { return left(Exit::Trap) };
-        let page = &core.ram.bytes()[at..(at & !0xFFF) + 0x1000];
-        let bytes = &page[..page.len().min(MAX_LENGTH)];
-        let Some(decoded) = decode::decode_single(bytes, core.mode) else {
-            return left(Exit::Next);
-        };
-        site.op = cache.ops.len() as u32;
-        cache.ops.push(decoded.ops[0]);
-    }
     let (rip, next, quiet, flagless) = (site.rip, site.next, site.quiet, site.flagless);
     let (behind, block) = (site.left - 1, site.block as usize);
-    let op = cache.ops[site.op as usize];
+    let op = site.op;
     let ready = (vectors_ready(core), x87_ready(core));
-    let (number, blocked) = (core.tlb.number(rip, core.cpu.cpl == 3), core.cpu.nmi_blocked);
+    let (page, blocked) = (core.tlb.number(rip, core.cpu.cpl == 3), core.cpu.nmi_blocked);
     let drops = core.tlb.drops();
-    let exit = match execute(core, op) {
+    let op = match op {
+        UNKNOWN => decoded(core, cache, number),
+        crossing if crossing & CROSSING != 0 => fetched(core, cache, number),
+        known => Ok(cache.ops[known as usize]),
+    };
+    let exit = match op.map_or(Exit::Trap, |op| execute(core, op)) {
         Exit::Event if quiet && !blocked && settled(core) => Exit::Next,
         exit => exit,
     };
@@ -149,8 +146,8 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         && core.cpu.rip == next
         && !core.ram.has_stale_code()
         // Nothing tells of a flush if the number was not there before.
-        && number != 0
-        && core.tlb.number(rip, core.cpu.cpl == 3) == number
+        && page != 0
+        && core.tlb.number(rip, core.cpu.cpl == 3) == page
         && core.tlb.drops() == drops
         && core.tlb.fillable()
         && (vectors_ready(core), x87_ready(core)) == ready;
@@ -178,6 +175,58 @@ extern "sysv64" fn interpret(context: *mut Context, site: u32, budget: i64) -> u
         return code;
     }
     left(exit)
+}
+
+/// Decodes the instruction of a site, which is executed for the first time.
+#[cold]
+fn decoded(core: &mut Core, cache: &mut Cache, site: u32) -> Result<Op, Trap> {
+    let site = &mut cache.sites[site as usize];
+    core.cpu.rip = site.rip;
+    let at = core.fetch_place(site.rip)?;
+    let page = &core.ram.bytes()[at..(at & !0xFFF) + 0x1000];
+    let bytes = &page[..page.len().min(MAX_LENGTH)];
+    if let Some(decoded) = decode::decode_single(bytes, core.mode) {
+        site.op = cache.ops.len() as u32;
+        cache.ops.push(decoded.ops[0]);
+        return Ok(decoded.ops[0]);
+    }
+    let op = fetch_single(core, site.rip)?.ops[0];
+    site.op = cache.crossings.len() as u32 | CROSSING;
+    cache.crossings.push(Crossing { op, bytes: crossing_bytes(core, site.rip, op.len.into())? });
+    Ok(op)
+}
+
+/// The bytes of an instruction that may cross a page.
+fn crossing_bytes(core: &mut Core, rip: u64, len: usize) -> Result<[u8; MAX_LENGTH], Trap> {
+    let mut bytes = [0; MAX_LENGTH];
+    let at = core.fetch_place(rip)?;
+    let here = (0x1000 - at % 0x1000).min(len);
+    bytes[..here].copy_from_slice(&core.ram.bytes()[at..at + here]);
+    if here < len {
+        let there = core.fetch_place(rip.wrapping_add(here as u64))?;
+        bytes[here..len].copy_from_slice(&core.ram.bytes()[there..there + len - here]);
+    }
+    Ok(bytes)
+}
+
+/// Fetches an instruction that crosses a page again.
+fn fetched(core: &mut Core, cache: &mut Cache, site: u32) -> Result<Op, Trap> {
+    let site = &cache.sites[site as usize];
+    let crossing = &mut cache.crossings[(site.op & !CROSSING) as usize];
+    core.cpu.rip = site.rip;
+    let at = core.fetch_place(site.rip)?;
+    let here = 0x1000 - at % 0x1000;
+    let len = usize::from(crossing.op.len);
+    // What is on the second page is looked at only if the first has the same beginning.
+    if here < len
+        && core.ram.bytes()[at..at + here] == crossing.bytes[..here]
+        && crossing_bytes(core, site.rip, len)? == crossing.bytes
+    {
+        return Ok(crossing.op);
+    }
+    let op = fetch_single(core, site.rip)?.ops[0];
+    *crossing = Crossing { op, bytes: crossing_bytes(core, site.rip, op.len.into())? };
+    Ok(op)
 }
 
 /// Executes one instruction, by itself.

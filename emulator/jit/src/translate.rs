@@ -24,7 +24,7 @@ use crate::thunks::{LINK, OVER, REFUSED, Thunks};
 use core::mem::offset_of;
 use core::ops::Range;
 use emulator::mmu::tlb::Tlb;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 
 /// Most instructions of a block.
 pub const MOST: usize = 40;
@@ -209,9 +209,8 @@ pub struct Translator<'a> {
     sites: Vec<Site>,
 }
 
-/// Translates the block that `request` describes into `to`; `false` if its first instruction does
-/// not end in the page.
-pub fn translate(request: Request<'_>, to: &mut Translation) -> bool {
+/// Translates the block that `request` describes into `to`.
+pub fn translate(request: Request<'_>, to: &mut Translation) {
     let Translation { mut code, mut edges, mut sites, work, .. } = core::mem::take(to);
     let Work { mut items, mut cold, mut misses, mut group_misses, mut cold_misses } = work;
     code.clear();
@@ -224,9 +223,6 @@ pub fn translate(request: Request<'_>, to: &mut Translation) -> bool {
     cold_misses.clear();
     let len = decode(&request, &mut items);
     let count = items.len();
-    if count == 0 {
-        return false;
-    }
     let mut t = Translator {
         a: Asm { bytes: code, base: request.base },
         request,
@@ -257,7 +253,6 @@ pub fn translate(request: Request<'_>, to: &mut Translation) -> bool {
     let Translator { items, cold, misses, group_misses, cold_misses, .. } = t;
     let work = Work { items, cold, misses, group_misses, cold_misses };
     *to = Translation { code: t.a.bytes, count, len, edges: t.edges, sites: t.sites, work };
-    true
 }
 
 /// The block's instructions; gives back how many bytes they are.
@@ -267,6 +262,16 @@ fn decode(request: &Request<'_>, items: &mut Vec<Item>) -> usize {
     while items.len() < MOST {
         let i = decoder.decode();
         match decoder.last_error() {
+            DecoderError::NoMoreBytes if items.is_empty() => {
+                // It crosses the page: the interpreter fetches it each time.
+                len = request.bytes.len();
+                let mut crossing = Instruction::new();
+                // Its address is kept as that of the next one.
+                crossing.set_len(len);
+                crossing.set_ip(request.rip);
+                items.push(classify(crossing, true));
+                break;
+            }
             DecoderError::NoMoreBytes => break,
             DecoderError::None => {}
             _ => {

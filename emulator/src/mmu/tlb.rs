@@ -1,8 +1,8 @@
 //! The software TLB.
 //!
-//! Contract: a cache of page walks. Direct-mapped, four sets: supervisor with SMAP enforced,
-//! supervisor without, user, and one that is never filled, so that every access takes the slow
-//! path (alignment checks and data breakpoints). The low bits of a tag hold a revision: a new
+//! Contract: a cache of page walks. Direct-mapped, with sets for supervisor with SMAP enforced,
+//! supervisor without, user (four, which processes share), and one that is never filled, so that
+//! every access takes the slow path (alignment checks and data breakpoints). The low bits of a tag hold a revision: a new
 //! revision flushes everything,
 //! and each process-context identifier has its own, so that a CR3 write need not flush.
 
@@ -14,7 +14,13 @@ use alloc::vec::Vec;
 const BITS: u32 = 12;
 /// Entries in a set.
 pub const ENTRIES: usize = 1 << BITS;
-const SETS: usize = 4;
+const SETS: usize = 8;
+/// The first set for user accesses.
+const USER: usize = 2;
+/// Sets for user accesses: processes that take turns do not push each other out.
+const SPACES: usize = 4;
+/// The set that is never filled.
+const NEVER: usize = 7;
 const PAGE_MASK: u64 = !0xFFF;
 /// Revisions fit the low bits of a tag; 0 is never used.
 const REVISIONS: u64 = 0xFFF;
@@ -56,6 +62,8 @@ pub struct Tlb {
     host_base: u64,
     /// First entry of the set in use.
     set: usize,
+    /// Number of the set for user accesses of the process.
+    space: usize,
     /// Revisions in force: of the process's half of the address space, and of the upper half, which
     /// holds global translations and goes from context to context.
     revisions: [u64; 2],
@@ -66,8 +74,8 @@ pub struct Tlb {
     next_context: usize,
     /// Linear ranges that large pages were cached for: low half, high half.
     large: [(u64, u64); 2],
-    /// Code pages: tag and RAM offset, for supervisor and user.
-    code: [[(u64, usize); CODE_ENTRIES]; 2],
+    /// Code pages: tag and RAM offset, for supervisor and the sets of user.
+    code: Box<[[(u64, usize); CODE_ENTRIES]; 1 + SPACES]>,
     /// Page tables by the 2 MiB that they translate.
     upper: Box<[Upper; UPPERS]>,
     /// Numbers of code pages: see [`Tlb::number`].
@@ -132,13 +140,14 @@ impl Tlb {
             writers: Vec::new(),
             is_written: Box::new([0; ENTRIES * SETS / 64]),
             set: 0,
+            space: 0,
             revisions: [1, 2],
             upper_local: false,
             next_revision: 3,
             contexts: [Context::default(); CONTEXTS],
             next_context: 0,
             large: [(u64::MAX, 0); 2],
-            code: [[(0, 0); CODE_ENTRIES]; 2],
+            code: Box::new([[(0, 0); CODE_ENTRIES]; 1 + SPACES]),
             upper: Box::new([Upper::default(); UPPERS]),
             numbers: Box::new([0; NUMBERS * 4]),
             numbered: [[0; NUMBERS / 64]; 2],
@@ -153,8 +162,8 @@ impl Tlb {
     /// Chooses the set for the privilege in force; `slow` if every access must be looked at.
     pub fn select(&mut self, user: bool, smap_off: bool, slow: bool) {
         let set = match (slow, user) {
-            (true, _) => 3,
-            (false, true) => 2,
+            (true, _) => NEVER,
+            (false, true) => USER + self.space,
             _ => usize::from(smap_off),
         };
         self.set = set * ENTRIES;
@@ -188,7 +197,7 @@ impl Tlb {
 
     /// Whether the set in use may be filled.
     pub fn fillable(&self) -> bool {
-        self.set != 3 * ENTRIES
+        self.set != NEVER * ENTRIES
     }
 
     /// The entry for `la`.
@@ -282,14 +291,16 @@ impl Tlb {
     /// RAM offset of the code page of `la`, if it is cached for this privilege.
     #[inline]
     pub fn code(&self, la: u64, user: bool) -> Option<usize> {
-        let (tag, offset) = self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)];
+        let set = if user { 1 + self.space } else { 0 };
+        let (tag, offset) = self.code[set][(la >> 12) as usize & (CODE_ENTRIES - 1)];
         (tag == self.tag(la, 1)).then_some(offset | (la & 0xFFF) as usize)
     }
 
     /// Caches that the code page of `la` lies at RAM `offset`.
     pub fn fill_code(&mut self, la: u64, user: bool, offset: usize) {
         let entry = (self.tag(la, 1), offset & !0xFFF);
-        self.code[usize::from(user)][(la >> 12) as usize & (CODE_ENTRIES - 1)] = entry;
+        let set = if user { 1 + self.space } else { 0 };
+        self.code[set][(la >> 12) as usize & (CODE_ENTRIES - 1)] = entry;
     }
 
     /// Where the number of the code page of `la` is in [`Tlb::numbers`], for supervisor; for user
@@ -378,8 +389,8 @@ impl Tlb {
         self.large = [(u64::MAX, 0); 2];
     }
 
-    /// CR3 was written: goes on with the translations of `pcid` (`keep`) or without. They came
-    /// from RAM page `root`.
+    /// CR3 was written, or INVPCID executed, by a supervisor: goes on with the translations of
+    /// `pcid` (`keep`) or without. They came from RAM page `root`.
     pub fn switch_context(&mut self, pcid: u16, root: usize, keep: bool) {
         self.drops += 1;
         let id = u32::from(pcid) + 1;
@@ -392,6 +403,7 @@ impl Tlb {
             let revision = self.fresh_revision();
             self.contexts[place] = Context { pcid: id, revision, root };
         }
+        self.space = place % SPACES;
         if self.revisions[0] != self.contexts[place].revision {
             self.revisions[0] = self.contexts[place].revision;
             self.forget_numbers_of(0);
@@ -427,7 +439,7 @@ impl Tlb {
         if self.next_revision > REVISIONS {
             self.entries.fill(Entry::default());
             self.contexts = [Context::default(); CONTEXTS];
-            self.code = [[(0, 0); CODE_ENTRIES]; 2];
+            self.code.fill([(0, 0); CODE_ENTRIES]);
             self.upper.fill(Upper::default());
             self.forget_numbers();
             self.next_revision = 1;
@@ -456,13 +468,13 @@ impl Tlb {
 
     fn flush_slots(&mut self, la: u64) {
         self.drops += 1;
-        for code in &mut self.code {
+        for code in self.code.iter_mut() {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
         let index = Self::number_index(la);
         self.numbers[index] = 0;
         self.numbers[2 * NUMBERS + index] = 0;
-        for set in 0..SETS {
+        for set in 0..NEVER {
             let slot = (set * ENTRIES) | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();
         }
