@@ -2,9 +2,9 @@
 //!
 //! Contract: a cache of page walks. Direct-mapped, with sets for supervisor with SMAP enforced,
 //! supervisor without, user (four, which processes share), and one that is never filled, so that
-//! every access takes the slow path (alignment checks and data breakpoints). The low bits of a tag hold a revision: a new
-//! revision flushes everything,
-//! and each process-context identifier has its own, so that a CR3 write need not flush.
+//! every access takes the slow path (alignment checks and data breakpoints). The low bits of a
+//! tag hold a revision: a new revision flushes everything, and each process-context identifier
+//! has its own, so that a CR3 write need not flush.
 
 use alloc::boxed::Box;
 use alloc::vec;

@@ -13,5 +13,6 @@ mod pieces;
 mod privilege;
 mod segments;
 mod selfmod;
+mod tables;
 mod tasks;
 mod transfers;
