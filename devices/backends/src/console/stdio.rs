@@ -8,8 +8,8 @@ use super::{Console, ConsoleEvent, Full, Writer, terminal};
 use crate::wake::{Closed, Post};
 use std::io::{self, Read};
 
-/// Opens the console of `port` on standard input and output, which may become [`Full`]. Keep the [`terminal::RawMode`] until
-/// the end.
+/// Opens the console of `port` on standard input and output; `full` says what happens when output
+/// is not taken. Keep the [`terminal::RawMode`] until the end.
 ///
 /// # Errors
 /// The host has no thread to spare, or the terminal refuses.
