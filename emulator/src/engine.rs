@@ -522,8 +522,11 @@ pub fn fetch_single(core: &mut Core, rip: u64) -> Result<Decoded, Trap> {
     let next = core.code_address(rip.wrapping_add(here as u64));
     let there = core.fetch_place(next)?;
     bytes[here..most].copy_from_slice(&core.ram.bytes()[there..there + most - here]);
-    match decode::decode_single(&bytes[..most], core.mode) {
-        Some(decoded) => Ok(decoded),
-        None => Err(core.fault(crate::exception::GP)),
-    }
+    let Some(decoded) = decode::decode_single(&bytes[..most], core.mode) else {
+        return Err(core.fault(crate::exception::GP));
+    };
+    // Of a repeated string instruction one iteration may overwrite what the next one is.
+    mark_code(core, at, here);
+    mark_code(core, there, usize::from(decoded.ops[0].len) - here);
+    Ok(decoded)
 }

@@ -13,7 +13,7 @@ use emulator::core::Core;
 use emulator::cpu::flags::{IF, TF};
 use emulator::cpu::{BLOCK_RIP, Cpu};
 use emulator::decode::{self, MAX_LENGTH};
-use emulator::engine::fetch_single;
+use emulator::engine::{fetch_single, mark_code};
 use emulator::exception::{Cause, Trap};
 use emulator::mmu::tlb::NUMBERS;
 use emulator::op::{Exit, Op};
@@ -196,7 +196,8 @@ fn decoded(core: &mut Core, cache: &mut Cache, site: u32) -> Result<Op, Trap> {
     Ok(op)
 }
 
-/// The bytes of an instruction that may cross a page.
+/// The bytes of an instruction that may cross a page; what overwrites those on the second page is
+/// noticed from here on.
 fn crossing_bytes(core: &mut Core, rip: u64, len: usize) -> Result<[u8; MAX_LENGTH], Trap> {
     let mut bytes = [0; MAX_LENGTH];
     let at = core.fetch_place(rip)?;
@@ -205,6 +206,7 @@ fn crossing_bytes(core: &mut Core, rip: u64, len: usize) -> Result<[u8; MAX_LENG
     if here < len {
         let there = core.fetch_place(rip.wrapping_add(here as u64))?;
         bytes[here..len].copy_from_slice(&core.ram.bytes()[there..there + len - here]);
+        mark_code(core, there, len - here);
     }
     Ok(bytes)
 }

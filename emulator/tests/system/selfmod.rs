@@ -43,6 +43,21 @@ fn another_page_and_an_alias() {
 }
 
 #[test]
+fn a_repetition_across_pages_that_overwrites_itself() {
+    // rep movsb with its prefix at the end of a page: its first iteration makes it F3 90, PAUSE
+    for mode in [Protected, Long] {
+        let mut lab = Lab::new(mode, 0);
+        // lea eax,[edi-1]; jmp eax
+        lab.code("8D 47 FF FF E0").code_at(0x5_0FFF, "F3 A4 F4");
+        lab.write(DATA, &[0x90, 0xF4, 0xF4, 0xF4]);
+        (lab.cpu().regs[RSI], lab.cpu().regs[RDI]) = (DATA, 0x5_1000);
+        lab.cpu().regs[RCX] = 4;
+        lab.done();
+        assert_eq!((lab.reg(RCX), lab.reg(RDI)), (3, 0x5_1001), "{mode:?}");
+    }
+}
+
+#[test]
 fn an_instruction_across_pages() {
     // mov eax,imm32 at the end of a page; the immediate on the next page changes
     for mode in [Protected, Long] {
