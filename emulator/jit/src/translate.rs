@@ -375,6 +375,10 @@ impl Translator<'_> {
             return;
         }
         assert!(item.memory || self.misses.is_empty(), "an access was promised to be safe");
+        if !item.preserves && !self.fresh {
+            // Not every access spoils them: see [`crate::groups`].
+            self.spoil();
+        }
         if !self.group_misses.is_empty() {
             let misses = self.cold_misses.len()..self.cold_misses.len() + self.group_misses.len();
             self.cold_misses.append(&mut self.group_misses);
