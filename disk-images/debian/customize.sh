@@ -24,12 +24,14 @@ ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200,57600,38400,9600 %I vt220
 UNIT
 
-# One line on ttyS0 when everything is up.
+# One line on ttyS0 when everything is up; before the getty, which hangs the line up when it begins and
+# would throw away what is on its way then.
 cat >"$root/etc/systemd/system/guest-ready.service" <<'UNIT'
 [Unit]
 Description=Tell the serial line that the system is up
 After=ssh.service redis-server.service nginx.service
 After=systemd-networkd.service systemd-user-sessions.service
+Before=serial-getty@ttyS0.service
 
 [Service]
 Type=oneshot
