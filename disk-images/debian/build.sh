@@ -30,7 +30,10 @@ export SOURCE_DATE_EPOCH=1735689600 # 2025-01-01
 image_mib=2048
 uuid=f7e3a1c2-6d2b-4c55-9f0e-0123456789ab
 
-if [ -s "$out/debian.img" ] && [ -s "$out/ssh_key" ]; then
+# An image of another recipe is made anew.
+recipe=$(cat "$here"/build.sh "$here"/customize.sh "$here"/initramfs-modules | sha256sum)
+if [ -s "$out/debian.img" ] && [ -s "$out/ssh_key" ] &&
+  [ "$(cat "$out/recipe" 2>/dev/null)" = "$recipe" ]; then
   echo "$out/debian.img is there"
   exit 0
 fi
@@ -112,4 +115,5 @@ mv "$tmp/packages.list" "$out/packages"
 mv "$tmp/ssh_key" "$tmp/ssh_key.pub" "$out/"
 chmod 600 "$out/ssh_key"
 mv "$tmp/debian.img" "$out/debian.img"
+echo "$recipe" >"$out/recipe"
 ls -ls "$out"
