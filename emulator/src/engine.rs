@@ -527,6 +527,6 @@ pub fn fetch_single(core: &mut Core, rip: u64) -> Result<Decoded, Trap> {
     };
     // Of a repeated string instruction one iteration may overwrite what the next one is.
     mark_code(core, at, here);
-    mark_code(core, there, usize::from(decoded.ops[0].len) - here);
+    mark_code(core, there, usize::from(decoded.ops[0].len).saturating_sub(here));
     Ok(decoded)
 }

@@ -22,6 +22,12 @@ pub const JUMPS: usize = 1 << 14;
 /// log2 of the size of one.
 pub const JUMP_SHIFT: u8 = 5;
 const BUCKETS: usize = 1 << 15;
+/// Numbers that a page of RAM may have: linear pages that lead to it.
+const NAMES: usize = 1 << 10;
+/// Numbers of all pages, 16 bytes each.
+const MOST_NUMBERS: usize = 1 << 18;
+/// More than any number.
+const LAST_NUMBER: u32 = i32::MAX as u32;
 /// No block or edge.
 pub const NONE: u32 = u32::MAX;
 
@@ -107,6 +113,10 @@ pub struct Cache {
     buckets: Box<[u32]>,
     pages: Vec<Page>,
     next_number: u32,
+    /// How many numbers there are in `pages`.
+    numbered: usize,
+    /// There was no room for another number: see [`Cache::is_out_of_numbers`].
+    out_of_numbers: bool,
     /// The table that translated code looks in.
     pub jumps: Box<[JumpTarget; JUMPS]>,
     /// Counters by block: executions, and instructions not reached in them. They never move. Empty
@@ -143,6 +153,8 @@ impl Cache {
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
             pages: Vec::new(),
             next_number: 1,
+            numbered: 0,
+            out_of_numbers: false,
             jumps: jumps.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
             counters: Vec::new(),
         }
@@ -159,6 +171,7 @@ impl Cache {
         self.crossings.clear();
         self.buckets.fill(NONE);
         self.pages.clear();
+        self.numbered = 0;
         self.jumps.fill(EMPTY);
         self.counters.clear();
         bytes
@@ -198,21 +211,43 @@ impl Cache {
     }
 
     /// The number that stands for: the linear page of `la` leads to the page of RAM at `place`.
-    pub fn number(&mut self, la: u64, place: usize) -> u32 {
+    /// `None` if there are too many.
+    fn number(&mut self, la: u64, place: usize) -> Option<u32> {
         let page = place / devices::ram::PAGE;
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, Page::default);
         }
         let known = &mut self.pages[page].numbers;
-        match known.iter().find(|(page, _)| *page == la >> 12) {
-            Some(&(_, number)) => number,
-            None => {
-                assert!(self.next_number < i32::MAX as u32, "code pages were numbered");
-                known.push((la >> 12, self.next_number));
-                self.next_number += 1;
-                self.next_number - 1
-            }
+        // Of a library's page the process that runs is mostly one of the last.
+        if let Some(&(_, number)) = known.iter().rev().find(|(page, _)| *page == la >> 12) {
+            return Some(number);
         }
+        let most = known.len() == NAMES || self.numbered == MOST_NUMBERS;
+        if most || self.next_number == LAST_NUMBER {
+            self.out_of_numbers = true;
+            return None;
+        }
+        known.push((la >> 12, self.next_number));
+        self.numbered += 1;
+        self.next_number += 1;
+        Some(self.next_number - 1)
+    }
+
+    /// Whether there was no room for a number: everything must be forgotten, and then
+    /// [`Cache::renumber`]ed, before a block is looked up again.
+    pub fn is_out_of_numbers(&self) -> bool {
+        self.out_of_numbers
+    }
+
+    /// There is room for numbers again, nothing has one. True: they begin anew, so the TLB must
+    /// forget those that it has.
+    pub fn renumber(&mut self) -> bool {
+        self.out_of_numbers = false;
+        let anew = self.next_number > LAST_NUMBER / 2;
+        if anew {
+            self.next_number = 1;
+        }
+        anew
     }
 
     /// The block at RIP, which must be canonical: in the table of jump targets from here on. If
@@ -226,7 +261,7 @@ impl Cache {
         }
         core.cpu.regs[BLOCK_RIP] = rip;
         let place = core.fetch_place(rip)?;
-        let number = self.number(rip, place);
+        let Some(number) = self.number(rip, place) else { return Ok(Err(place)) };
         if core.tlb.number(rip, user) != number {
             core.tlb.set_number(rip, user, number);
         }
@@ -250,7 +285,7 @@ impl Cache {
         let next = self.buckets[at];
         self.buckets[at] = id;
         let count = t.count as u32;
-        let number = self.number(rip, place);
+        let number = self.number(rip, place).unwrap_or(LAST_NUMBER);
         self.blocks.push(Block { place, rip, code, count, plain, number, next, incoming: NONE });
         self.sites.extend_from_slice(&t.sites);
         for edge in &t.edges {
@@ -366,5 +401,44 @@ impl Cache {
                 skipped: counter[1],
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asm::Asm;
+    use crate::thunks;
+
+    fn cache() -> Cache {
+        let memory = CodeMemory::new(1 << 20).expect("a computer that can run the JIT");
+        let thunks = thunks::emit(&mut Asm::new(memory.address()), 0, 0);
+        Cache::new(memory, thunks, 1 << 16)
+    }
+
+    #[test]
+    fn a_page_by_many_names_does_not_take_all_memory() {
+        let mut cache = cache();
+        for name in 0..NAMES as u64 {
+            assert_eq!(cache.number(name << 12, 0x5000), Some(name as u32 + 1));
+        }
+        assert_eq!(cache.number(7 << 12, 0x5123), Some(8), "it has one");
+        assert!(!cache.is_out_of_numbers());
+        assert_eq!(cache.number(1 << 40, 0x5000), None);
+        assert!(cache.is_out_of_numbers());
+        cache.clear();
+        assert!(!cache.renumber(), "old numbers may stay where they are");
+        assert_eq!(cache.number(1 << 40, 0x5000), Some(NAMES as u32 + 1), "not one of the old");
+    }
+
+    #[test]
+    fn numbers_begin_anew_before_they_end() {
+        let mut cache = cache();
+        cache.next_number = LAST_NUMBER - 1;
+        assert_eq!(cache.number(0x1000, 0x1000), Some(LAST_NUMBER - 1));
+        assert_eq!(cache.number(0x2000, 0x2000), None);
+        cache.clear();
+        assert!(cache.renumber());
+        assert_eq!(cache.number(0x2000, 0x2000), Some(1));
     }
 }

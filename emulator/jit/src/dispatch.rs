@@ -91,6 +91,12 @@ impl Jit {
 
     /// The block at RIP, found or translated; `None` if the interpreter is to run.
     fn block(&mut self, core: &mut Core) -> Result<Option<u64>, Trap> {
+        if self.cache.is_out_of_numbers() {
+            self.flush();
+            if self.cache.renumber() {
+                core.tlb.forget_numbers();
+            }
+        }
         let rip = core.cpu.rip;
         let edge = core::mem::replace(&mut self.edge, NONE);
         let flushes = self.statistics.flushes;
@@ -104,6 +110,7 @@ impl Jit {
         };
         let id = match known {
             Ok(id) => id,
+            Err(_) if self.cache.is_out_of_numbers() => return Ok(None),
             Err(place) => {
                 let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
                 if *heat < self.warm {

@@ -572,7 +572,9 @@ impl Translator<'_> {
     }
 
     fn side(&mut self, target: u64, refund: u32, state: FlagState) {
-        if target == self.request.rip && self.request.counter.is_none() {
+        // A plain block leads back to the one with groups, whose checks may hold by now.
+        let same = target == self.request.rip && !self.request.plain;
+        if same && self.request.counter.is_none() {
             self.again(refund, state);
             return;
         }
