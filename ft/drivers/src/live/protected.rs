@@ -17,6 +17,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longest pause at a stretch of a machine that may run for a share of the time.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Shortest: hosts wake a thread some 60 µs late, which must not count beside the pause.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// Host time in ns between two reports of where a busy machine stands.
+const REPORT: u64 = 500_000;
 
 impl<G: Guest> Live<'_, G> {
     /// Goes on with a machine in the middle of its life.
@@ -87,16 +91,26 @@ impl<G: Guest> Live<'_, G> {
         [pair, announcer].into_iter().flatten().min()
     }
 
-    /// Tells the pair where the machine stands, and does what follows.
+    /// Tells the pair where the machine stands, if that is due, and does what follows.
     pub(super) fn report(&mut self, idle: bool) {
-        let Some(pair) = &mut self.pair else { return };
-        let at = instant(self.guest, self.halted);
-        if self.untold.count == 0 {
-            pair.event(Event::Ran { at, idle });
-            self.act();
-        } else if idle || self.untold.is_due(self.host_ns()) {
-            self.tell_outputs();
+        if self.pair.is_none() {
+            return;
         }
+        let now = self.host_ns();
+        if self.untold.count > 0 {
+            if idle || self.untold.is_due(now) {
+                self.tell_outputs();
+            }
+        } else if idle || now >= self.reported + REPORT {
+            self.tell_position(idle);
+        }
+    }
+
+    /// Tells the pair where the machine stands.
+    fn tell_position(&mut self, idle: bool) {
+        self.reported = self.host_ns();
+        let at = instant(self.guest, self.halted);
+        self.tell_pair(Event::Ran { at, idle });
     }
 
     /// Tells the pair of all outputs.
@@ -177,16 +191,25 @@ impl<G: Guest> Live<'_, G> {
     /// Waits as long as the pair does not let the machine run.
     pub(super) fn stand_still(&mut self) {
         let end = match self.share() {
-            Allowed::Full => return,
+            Allowed::Full => {
+                self.stood = self.host_ns();
+                return;
+            }
             Allowed::Share(thousandths) => {
                 let share = f64::from(thousandths.clamp(1, 1000)) / 1000.0;
                 let ran = (self.host_ns() - self.stood) as f64 / 1e9;
                 let pause = Duration::from_secs_f64(ran * (1.0 - share) / share);
+                if pause < PAUSE_MIN {
+                    return;
+                }
                 Some(Instant::now() + pause.min(PAUSE_MAX))
             }
             Allowed::Stop => None,
         };
         self.ends.flush();
+        if self.untold.count == 0 {
+            self.tell_position(false);
+        }
         self.end_sample(self.host_ns(), 0);
         let paused = self.paused;
         self.pause_until(end);
