@@ -37,6 +37,9 @@ pub struct Jit {
     exits: [u64; 7],
     /// How often code is interpreted before it is translated.
     warm: u8,
+    /// Where the last run's budget ended, mostly within a block: code that begins there is not
+    /// worth a translation of its own.
+    cut: Option<u64>,
 }
 
 /// Names of the causes in `exits`.
@@ -73,6 +76,7 @@ impl Jit {
             translation: Translation::default(),
             exits: [0; 7],
             warm: WARM,
+            cut: None,
         })
     }
 
@@ -113,8 +117,9 @@ impl Jit {
             Err(_) if self.cache.is_out_of_numbers() => return Ok(None),
             Err(place) => {
                 let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
+                let cut = self.cut.take() == Some(rip);
                 if *heat < self.warm {
-                    *heat += 1;
+                    *heat += u8::from(!cut);
                     return Ok(None);
                 }
                 let id = self.make(core, place, rip, plain);
@@ -250,6 +255,7 @@ impl Jit {
 impl Accelerator for Jit {
     fn run(&mut self, engine: &mut Engine, core: &mut Core) -> Exit {
         let exit = self.run_translated(engine, core);
+        self.cut = (core.icount >= core.limit).then_some(core.cpu.rip);
         self.edge = NONE;
         run::tidy(core);
         exit
