@@ -35,6 +35,44 @@ const FAR: u64 = 1 << 60;
 /// Misses that an instruction can have, of each kind.
 const MOST_MISSES: usize = 4;
 
+/// Code that looks in the TLB, as it was emitted last: it differs by little else than the size.
+#[derive(Default)]
+pub struct Probes(Vec<Probe>);
+
+/// By the register, the half of the address space, read or write, and whether it is one byte.
+const PROBES: usize = 16 << 3;
+
+#[derive(Clone, Copy)]
+struct Probe {
+    code: [u8; 64],
+    /// Bytes of it; 0: none yet.
+    len: usize,
+    /// Where the size less one is, a byte.
+    size: usize,
+    /// Where the jump's displacement is.
+    jump: usize,
+    /// What follows the jump.
+    resume: usize,
+}
+
+impl Probes {
+    /// The one of number `n`, if it was emitted before.
+    fn get(&self, n: usize) -> Option<&Probe> {
+        self.0.get(n).filter(|probe| probe.len > 0)
+    }
+
+    /// Keeps `code` as number `n`, if it is not too long.
+    fn keep(&mut self, n: usize, code: &[u8], probe: Probe) {
+        let none = Probe { code: [0; 64], len: 0, size: 0, jump: 0, resume: 0 };
+        self.0.resize(PROBES, none);
+        let mut kept = Probe { len: code.len(), ..probe };
+        if let Some(room) = kept.code.get_mut(..code.len()) {
+            room.copy_from_slice(code);
+            self.0[n] = kept;
+        }
+    }
+}
+
 impl Miss {
     /// A miss that another look would not help.
     pub fn plain(jump: Jump) -> Self {
@@ -115,19 +153,40 @@ impl Translator<'_> {
     /// address. Uses RDX. `low`: the address may well be in the lower half.
     fn compare(&mut self, la: u8, size: i32, write: bool, low: bool) -> Miss {
         self.spoil();
-        let a = &mut self.a;
-        let shift = 12 - entry::SHIFT as u8;
-        a.rorx(4, RCX, la, shift);
-        a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
-        a.lea(8, RDX, Rm::Mem(la, size - 1));
-        a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
         let half = usize::from(self.request.rip >> 63 != 0);
-        a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
         let tag = if write { entry::WRITE } else { entry::READ };
-        a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-        let jump = a.jcc_far(5);
-        let resume = a.bytes.len();
-        a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
+        let kind = half | usize::from(write) << 1 | usize::from(size == 1) << 2;
+        let begin = self.a.bytes.len();
+        let n = usize::from(la) << 3 | kind;
+        let a = &mut self.a;
+        let (jump, resume) = match self.probes.get(n) {
+            Some(probe) if size <= 128 => {
+                a.raw(&probe.code[..probe.len]);
+                if size > 1 {
+                    a.bytes[begin + probe.size] = size as u8 - 1;
+                }
+                (Jump::far(begin + probe.jump), begin + probe.resume)
+            }
+            _ => {
+                a.rorx(4, RCX, la, 12 - entry::SHIFT as u8);
+                a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
+                a.lea(8, RDX, Rm::Mem(la, size - 1));
+                // The displacement is the last byte, if there is one.
+                let place = a.bytes.len() - begin - 1;
+                a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
+                a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
+                a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
+                let jump = a.jcc_far(5);
+                let resume = a.bytes.len();
+                a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
+                if size <= 128 {
+                    let (jump, resume) = (jump.at - begin, resume - begin);
+                    let probe = Probe { code: [0; 64], len: 0, size: place, jump, resume };
+                    self.probes.keep(n, &a.bytes[begin..], probe);
+                }
+                (jump, resume)
+            }
+        };
         // Of the kernel's accesses those through its own pointers lead to the upper half.
         let retry = (half == 1 && low).then_some(Retry { la, size, tag, resume });
         Miss { jump, retry }

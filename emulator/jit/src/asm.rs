@@ -65,60 +65,137 @@ pub struct Jump {
     short: bool,
 }
 
-/// Up to eight bytes of an instruction, the first in the lowest.
-#[derive(Clone, Copy, Default)]
-struct Encoded {
-    bytes: u64,
-    len: u32,
+impl Jump {
+    /// One with a displacement of 32 bits at offset `at`.
+    pub fn far(at: usize) -> Self {
+        Self { at, short: false }
+    }
 }
 
-impl Encoded {
+/// More bytes than an instruction has, and than [`Room`] writes ahead of it.
+const ROOM: usize = 32;
+
+/// Where the bytes of an instruction are put, not counted before they are all there. What is not
+/// wanted is written as well and overwritten, which saves branches.
+struct Room<'a> {
+    code: &'a mut Vec<u8>,
+    /// Behind the last byte.
+    at: *mut u8,
+}
+
+impl<'a> Room<'a> {
+    #[inline(always)]
+    fn new(code: &'a mut Vec<u8>) -> Self {
+        if code.capacity() - code.len() < ROOM {
+            grow(code);
+        }
+        let at = code.spare_capacity_mut().as_mut_ptr().cast();
+        Self { code, at }
+    }
+
+    /// Bytes put so far.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.at.addr() - self.code.as_ptr().addr() - self.code.len()
+    }
+
     #[inline(always)]
     fn byte(&mut self, b: u8) {
-        self.bytes |= u64::from(b) << (8 * self.len);
-        self.len += 1;
+        self.byte_if(true, b);
     }
 
     #[inline(always)]
-    fn dword(&mut self, v: i32) {
-        self.bytes |= u64::from(v as u32) << (8 * self.len);
-        self.len += 4;
+    fn byte_if(&mut self, wanted: bool, b: u8) {
+        debug_assert!(self.len() < ROOM, "the room is taken");
+        // SAFETY: `new` made room for `ROOM` bytes behind the code; an instruction has at most 15,
+        // which the `debug_assert` holds over all forms in the tests of the emitter.
+        unsafe {
+            self.at.write(b);
+            self.at = self.at.add(usize::from(wanted));
+        }
     }
 
-    fn operand(&mut self, reg: u8, rm: Rm) {
-        let reg = (reg & 7) << 3;
+    /// The lowest `len` of four bytes.
+    #[inline(always)]
+    fn dword(&mut self, len: usize, v: u32) {
+        debug_assert!(self.len() + 4 <= ROOM && len <= 4, "the room is taken");
+        // SAFETY: as in `byte_if`; up to three bytes are written ahead of those that count.
+        unsafe {
+            self.at.cast::<u32>().write_unaligned(v.to_le());
+            self.at = self.at.add(len);
+        }
+    }
+
+    /// The lowest `len` of eight bytes.
+    #[inline(always)]
+    fn qword(&mut self, len: usize, v: u64) {
+        debug_assert!(self.len() + 8 <= ROOM && len <= 8, "the room is taken");
+        // SAFETY: as in `byte_if`.
+        unsafe {
+            self.at.cast::<u64>().write_unaligned(v.to_le());
+            self.at = self.at.add(len);
+        }
+    }
+
+    /// All bytes are there.
+    #[inline(always)]
+    fn done(self) {
+        let len = self.code.len() + self.len();
+        // SAFETY: there is room for `ROOM` bytes, and those before `self.at` were written.
+        unsafe { self.code.set_len(len) };
+    }
+}
+
+#[cold]
+fn grow(code: &mut Vec<u8>) {
+    code.reserve(4096);
+}
+
+/// An operand as it is encoded.
+struct Operand {
+    /// ModRM without its register.
+    modrm: u8,
+    sib: Option<u8>,
+    /// REX.X and REX.B.
+    rex: u8,
+    disp: i32,
+    /// Bytes of the displacement.
+    len: usize,
+}
+
+impl Operand {
+    #[inline(always)]
+    fn of(rm: Rm) -> Self {
         match rm {
-            Rm::Reg(r) => self.byte(0xC0 | reg | (r & 7)),
+            Rm::Reg(r) => Self { modrm: 0xC0 | r & 7, sib: None, rex: r >> 3, disp: 0, len: 0 },
             Rm::Mem(base, disp) => {
-                let sib = base & 7 == 4;
-                let mode = displacement_mode(base, disp);
-                self.byte(mode | reg | (base & 7));
-                if sib {
-                    self.byte(0x24);
-                }
-                self.displacement(mode, disp);
+                let (mode, len) = displacement(base, disp);
+                let sib = (base & 7 == 4).then_some(0x24);
+                Self { modrm: mode | base & 7, sib, rex: base >> 3, disp, len }
             }
             Rm::Sib(base, index, scale, disp) => {
-                let mode = displacement_mode(base, disp);
-                self.byte(mode | reg | 4);
-                self.byte(scale << 6 | (index & 7) << 3 | (base & 7));
-                self.displacement(mode, disp);
+                let (mode, len) = displacement(base, disp);
+                let sib = Some(scale << 6 | (index & 7) << 3 | base & 7);
+                let rex = (index >> 3) << 1 | base >> 3;
+                Self { modrm: mode | 4, sib, rex, disp, len }
             }
             Rm::Index(index, scale, disp) => {
-                self.byte(reg | 4);
-                self.byte(scale << 6 | (index & 7) << 3 | 5);
-                self.dword(disp);
+                let sib = Some(scale << 6 | (index & 7) << 3 | 5);
+                Self { modrm: 4, sib, rex: (index >> 3) << 1, disp, len: 4 }
             }
         }
     }
+}
 
-    fn displacement(&mut self, mode: u8, disp: i32) {
-        match mode {
-            0x40 => self.byte(disp as u8),
-            0x80 => self.dword(disp),
-            _ => {}
-        }
-    }
+/// What an instruction with a ModRM byte is made of, but for its operands: see [`Asm::modrm`].
+#[derive(Clone, Copy)]
+struct Form {
+    prefix: u8,
+    opcode: u32,
+    size: u8,
+    bytes: u8,
+    /// Bytes of the immediate.
+    immediate: u8,
 }
 
 /// Code in the making.
@@ -146,71 +223,62 @@ impl Asm {
         self.bytes.push(b);
     }
 
-    /// Appends what was put together.
-    #[inline(always)]
-    fn append(&mut self, e: Encoded) {
-        self.bytes.reserve(8);
-        let len = self.bytes.len();
-        debug_assert!(e.len <= 8, "{} bytes at once", e.len);
-        // SAFETY: room for 8 bytes behind the last one was just reserved; `len` grows over bytes
-        // that were written, at most 8.
-        unsafe {
-            self.bytes.as_mut_ptr().add(len).cast::<u64>().write_unaligned(e.bytes.to_le());
-            self.bytes.set_len(len + e.len.min(8) as usize);
-        }
-    }
-
     /// Appends bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    fn dword(&mut self, v: i32) {
-        self.raw(&v.to_le_bytes());
-    }
-
     /// An instruction with a ModRM byte. `opcode` has up to three bytes, `0F` and `0F38` included;
     /// `prefix` is a mandatory prefix or 0. `bytes` says which of the operands (1: reg, 2: rm) are
     /// byte registers.
+    #[inline(always)]
     fn modrm(&mut self, prefix: u8, opcode: u32, size: u8, bytes: u8, reg: u8, rm: Rm) {
-        let mut e = Encoded::default();
-        if size == 2 {
-            e.byte(0x66);
-        }
-        if prefix != 0 {
-            e.byte(prefix);
-        }
-        let (b, x) = match rm {
-            Rm::Reg(r) | Rm::Mem(r, _) => (r, 0),
-            Rm::Sib(b, i, ..) => (b, i),
-            Rm::Index(i, ..) => (0, i),
-        };
-        let rex = u8::from(size == 8) << 3 | (reg >> 3) << 2 | (x >> 3) << 1 | b >> 3;
-        let low_byte =
-            (bytes & 1 != 0 && reg >= 4) || (bytes & 2 != 0 && matches!(rm, Rm::Reg(r) if r >= 4));
-        if rex != 0 || low_byte {
-            e.byte(0x40 | rex);
-        }
-        if opcode > 0xFFFF {
-            e.byte((opcode >> 16) as u8);
-        }
-        if opcode > 0xFF {
-            e.byte((opcode >> 8) as u8);
-        }
-        e.byte(opcode as u8);
-        self.append(e);
-        let mut e = Encoded::default();
-        e.operand(reg, rm);
-        self.append(e);
+        self.whole(Form { prefix, opcode, size, bytes, immediate: 0 }, reg, rm, 0);
+    }
+
+    /// The same with an immediate.
+    fn whole(&mut self, form: Form, reg: u8, rm: Rm, immediate: i32) {
+        let Form { prefix, opcode, size, bytes, .. } = form;
+        let operand = Operand::of(rm);
+        let mut room = Room::new(&mut self.bytes);
+        room.byte_if(size == 2, 0x66);
+        room.byte_if(prefix != 0, prefix);
+        let rex = u8::from(size == 8) << 3 | (reg >> 3) << 2 | operand.rex;
+        // Of SPL, BPL, SIL and DIL, and in passing those behind them.
+        let low = (bytes & 1 != 0) & (reg >= 4) | (bytes & 2 != 0) & (operand.modrm >= 0xC4);
+        room.byte_if((rex != 0) | low, 0x40 | rex);
+        room.byte_if(opcode > 0xFFFF, (opcode >> 16) as u8);
+        room.byte_if(opcode > 0xFF, (opcode >> 8) as u8);
+        room.byte(opcode as u8);
+        room.byte(operand.modrm | (reg & 7) << 3);
+        room.byte_if(operand.sib.is_some(), operand.sib.unwrap_or(0));
+        room.dword(operand.len, operand.disp as u32);
+        room.dword(form.immediate.into(), immediate as u32);
+        room.done();
     }
 
     fn plain(&mut self, opcode: u32, size: u8, reg: u8, rm: Rm) {
         // Of the one-byte opcodes those with bit 0 clear are the byte forms.
-        if size == 1 {
-            self.modrm(0, opcode & !1, 1, 3, reg, rm);
-        } else {
-            self.modrm(0, opcode, size, 0, reg, rm);
+        match size {
+            1 => self.modrm(0, opcode & !1, 1, 3, reg, rm),
+            2 => self.modrm(0, opcode, 2, 0, reg, rm),
+            _ => self.usual(opcode as u8, size, reg, rm),
         }
+    }
+
+    /// An instruction with one byte of opcode and operands of 4 or 8 bytes: most are, and they fit
+    /// a register of the host.
+    fn usual(&mut self, opcode: u8, size: u8, reg: u8, rm: Rm) {
+        let Operand { modrm, sib, rex, disp, len } = Operand::of(rm);
+        let rex = u64::from(u8::from(size == 8) << 3 | (reg >> 3) << 2 | rex);
+        let mut bytes = u64::from(disp as u32) << (8 * u32::from(sib.is_some()));
+        bytes |= u64::from(sib.unwrap_or(0));
+        bytes = bytes << 16 | u64::from(modrm | (reg & 7) << 3) << 8 | u64::from(opcode);
+        let prefixed = rex != 0;
+        bytes = bytes << (8 * u32::from(prefixed)) | if prefixed { 0x40 | rex } else { 0 };
+        let mut room = Room::new(&mut self.bytes);
+        room.qword(2 + len + usize::from(sib.is_some()) + usize::from(prefixed), bytes);
+        room.done();
     }
 
     /// `op rm, reg`.
@@ -226,24 +294,12 @@ impl Asm {
     /// `op rm, imm`, of which `size` bytes (at most 4, sign-extended) count.
     pub fn alu_imm(&mut self, op: u8, size: u8, rm: Rm, imm: i32) {
         let short = i32::from(imm as i8) == imm;
-        if size == 1 {
-            self.modrm(0, 0x80, 1, 2, op, rm);
-            self.byte(imm as u8);
-        } else if short {
-            self.modrm(0, 0x83, size, 0, op, rm);
-            self.byte(imm as u8);
-        } else {
-            self.modrm(0, 0x81, size, 0, op, rm);
-            self.immediate(size, imm);
-        }
-    }
-
-    fn immediate(&mut self, size: u8, imm: i32) {
-        match size {
-            1 => self.byte(imm as u8),
-            2 => self.raw(&(imm as i16).to_le_bytes()),
-            _ => self.dword(imm),
-        }
+        let (opcode, bytes, immediate) = match size {
+            1 => (0x80, 2, 1),
+            _ if short => (0x83, 0, 1),
+            _ => (0x81, 0, size.min(4)),
+        };
+        self.whole(Form { prefix: 0, opcode, size, bytes, immediate }, op, rm, imm);
     }
 
     /// `test rm, reg`.
@@ -253,8 +309,9 @@ impl Asm {
 
     /// `test rm, imm`.
     pub fn test_imm(&mut self, size: u8, rm: Rm, imm: i32) {
-        self.unary(0, size, rm);
-        self.immediate(size, imm);
+        let (opcode, bytes) = if size == 1 { (0xF6, 2) } else { (0xF7, 0) };
+        let immediate = size.min(4);
+        self.whole(Form { prefix: 0, opcode, size, bytes, immediate }, 0, rm, imm);
     }
 
     /// The group of F6/F7: 0 TEST (without its immediate), 2 NOT, 3 NEG, 4 MUL, 5 IMUL, 6 DIV,
@@ -295,22 +352,19 @@ impl Asm {
 
     /// `mov rm, imm`, sign-extended from at most 32 bits.
     pub fn store_imm(&mut self, size: u8, rm: Rm, imm: i32) {
-        if size == 1 {
-            self.modrm(0, 0xC6, 1, 2, 0, rm);
-        } else {
-            self.modrm(0, 0xC7, size, 0, 0, rm);
-        }
-        self.immediate(size, imm);
+        let (opcode, bytes) = if size == 1 { (0xC6, 2) } else { (0xC7, 0) };
+        let immediate = size.min(4);
+        self.whole(Form { prefix: 0, opcode, size, bytes, immediate }, 0, rm, imm);
     }
 
     /// Sets all of a register, leaving the flags alone.
     pub fn set(&mut self, reg: u8, v: u64) {
         if u64::from(v as u32) == v {
-            if reg >= 8 {
-                self.byte(0x41);
-            }
-            self.byte(0xB8 | (reg & 7));
-            self.dword(v as i32);
+            let mut room = Room::new(&mut self.bytes);
+            room.byte_if(reg >= 8, 0x41);
+            room.byte(0xB8 | (reg & 7));
+            room.dword(4, v as u32);
+            room.done();
         } else if v as i32 as i64 as u64 == v {
             self.store_imm(8, Rm::Reg(reg), v as i32);
         } else {
@@ -339,19 +393,15 @@ impl Asm {
             Rm::Mem(base, 0) if size == 8 => self.mov(reg, base),
             Rm::Mem(base, 0) => self.load(size, reg, Rm::Reg(base)),
             Rm::Reg(_) => {}
-            _ => self.modrm(0, 0x8D, size, 0, reg, rm),
+            _ => self.usual(0x8D, size, reg, rm),
         }
     }
 
     /// Shift or rotate by an immediate: 0 ROL, 1 ROR, 2 RCL, 3 RCR, 4 SHL, 5 SHR, 7 SAR.
     pub fn shift(&mut self, op: u8, size: u8, rm: Rm, count: u8) {
-        let bytes = if size == 1 { 2 } else { 0 };
-        if count == 1 {
-            self.modrm(0, if size == 1 { 0xD0 } else { 0xD1 }, size, bytes, op, rm);
-        } else {
-            self.modrm(0, if size == 1 { 0xC0 } else { 0xC1 }, size, bytes, op, rm);
-            self.byte(count);
-        }
+        let (bytes, immediate) = (if size == 1 { 2 } else { 0 }, u8::from(count != 1));
+        let opcode = if count == 1 { 0xD0 } else { 0xC0 } | u32::from(size != 1);
+        self.whole(Form { prefix: 0, opcode, size, bytes, immediate }, op, rm, count.into());
     }
 
     /// Shift or rotate by CL.
@@ -363,12 +413,9 @@ impl Asm {
     /// `rorx reg, rm, count` (BMI2): no flags.
     pub fn rorx(&mut self, size: u8, reg: u8, rm: u8, count: u8) {
         // VEX.LZ.F2.0F3A.W F0 /r ib
-        self.byte(0xC4);
-        self.byte((!reg >> 3 & 1) << 7 | 1 << 6 | (!rm >> 3 & 1) << 5 | 3);
-        self.byte(u8::from(size == 8) << 7 | 0x7B);
-        self.byte(0xF0);
-        self.byte(0xC0 | (reg & 7) << 3 | (rm & 7));
-        self.byte(count);
+        let map = (!reg >> 3 & 1) << 7 | 1 << 6 | (!rm >> 3 & 1) << 5 | 3;
+        let modrm = 0xC0 | (reg & 7) << 3 | (rm & 7);
+        self.raw(&[0xC4, map, u8::from(size == 8) << 7 | 0x7B, 0xF0, modrm, count]);
     }
 
     /// SHLX (`op` 4), SHRX (5) or SARX (7) of `rm` by `count` into `reg` (BMI2): no flags.
@@ -392,8 +439,8 @@ impl Asm {
 
     /// `imul reg, rm, imm`.
     pub fn imul_imm(&mut self, size: u8, reg: u8, rm: Rm, imm: i32) {
-        self.modrm(0, 0x69, size, 0, reg, rm);
-        self.immediate(size, imm);
+        let form = Form { prefix: 0, opcode: 0x69, size, bytes: 0, immediate: size.min(4) };
+        self.whole(form, reg, rm, imm);
     }
 
     /// An instruction of the two-byte map with register destination: `0F opcode`, with a mandatory
@@ -451,8 +498,8 @@ impl Asm {
 
     /// BT (4), BTS (5), BTR (6) or BTC (7) with an immediate.
     pub fn bit_imm(&mut self, op: u8, size: u8, rm: Rm, bit: u8) {
-        self.modrm(0, 0x0FBA, size, 0, op, rm);
-        self.byte(bit);
+        let form = Form { prefix: 0, opcode: 0x0FBA, size, bytes: 0, immediate: 1 };
+        self.whole(form, op, rm, bit.into());
     }
 
     /// BT (4), BTS (5), BTR (6) or BTC (7) by a register.
@@ -538,34 +585,39 @@ impl Asm {
 
     /// `call` to an address within 2 GiB.
     pub fn call(&mut self, address: usize) {
-        self.byte(0xE8);
-        self.relative(address);
+        self.relative(0xE8, address);
     }
 
     /// `jmp` to an address within 2 GiB.
     pub fn jmp(&mut self, address: usize) {
-        self.byte(0xE9);
-        self.relative(address);
+        self.relative(0xE9, address);
     }
 
-    fn relative(&mut self, address: usize) {
-        let next = self.here() + 4;
-        self.dword(address.wrapping_sub(next) as i32);
+    fn relative(&mut self, opcode: u8, address: usize) {
+        let next = self.here() + 5;
+        let mut room = Room::new(&mut self.bytes);
+        room.byte(opcode);
+        room.dword(4, address.wrapping_sub(next) as u32);
+        room.done();
     }
 
     /// `jmp` with a 32-bit displacement, to be bound.
     pub fn jmp_far(&mut self) -> Jump {
-        self.byte(0xE9);
-        self.dword(0);
-        Jump { at: self.bytes.len() - 4, short: false }
+        let mut room = Room::new(&mut self.bytes);
+        room.byte(0xE9);
+        room.dword(4, 0);
+        room.done();
+        Jump::far(self.bytes.len() - 4)
     }
 
     /// `jcc` with a 32-bit displacement, to be bound.
     pub fn jcc_far(&mut self, cc: u8) -> Jump {
-        self.byte(0x0F);
-        self.byte(0x80 | cc);
-        self.dword(0);
-        Jump { at: self.bytes.len() - 4, short: false }
+        let mut room = Room::new(&mut self.bytes);
+        room.byte(0x0F);
+        room.byte(0x80 | cc);
+        room.dword(4, 0);
+        room.done();
+        Jump::far(self.bytes.len() - 4)
     }
 
     /// `jcc` with an 8-bit displacement, to be bound nearby.
@@ -612,14 +664,15 @@ impl Asm {
     }
 }
 
-/// ModRM.mod for a base register and a displacement: none, 8 or 32 bits.
-fn displacement_mode(base: u8, disp: i32) -> u8 {
-    if disp == 0 && base & 7 != 5 {
-        0
-    } else if i32::from(disp as i8) == disp {
-        0x40
-    } else {
-        0x80
+/// ModRM.mod for a base register and a displacement, of which so many bytes are needed.
+#[inline(always)]
+fn displacement(base: u8, disp: i32) -> (u8, usize) {
+    let none = (disp == 0) & (base & 7 != 5);
+    let short = i32::from(disp as i8) == disp;
+    match (none, short) {
+        (true, _) => (0, 0),
+        (_, true) => (0x40, 1),
+        _ => (0x80, 4),
     }
 }
 

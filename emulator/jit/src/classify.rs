@@ -23,11 +23,59 @@ pub enum Effect {
     Changes,
 }
 
+/// The file of [`crate::lower`] that has an instruction, where its mnemonic alone tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Moves, SETcc and CMOVcc.
+    Mov,
+    /// Additions, comparisons and logic.
+    Alu,
+    /// Jumps, calls, returns.
+    Branch,
+    /// PUSH, POP, LEAVE.
+    Stack,
+    /// Shifts and rotates.
+    Shift,
+    /// Bits.
+    Bit,
+    /// Multiplications and divisions.
+    MulDiv,
+    /// None of these, or more than one.
+    Other,
+}
+
+impl Family {
+    #[rustfmt::skip]
+    fn of(m: M) -> Self {
+        use M::*;
+        match m {
+            Mov | Movzx | Movsx | Movsxd | Lea | Xchg | Not | Bswap | Cdqe | Cwde | Cdq | Cqo
+            | Nop | Endbr64 | Lfence | Sfence | Mfence | Pause
+            | Seta | Setae | Setb | Setbe | Sete | Setne | Setg | Setge | Setl | Setle
+            | Seto | Setno | Setp | Setnp | Sets | Setns
+            | Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovne | Cmovg | Cmovge | Cmovl | Cmovle
+            | Cmovo | Cmovno | Cmovp | Cmovnp | Cmovs | Cmovns => Self::Mov,
+            Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Xadd
+            | Cmpxchg => Self::Alu,
+            Jmp | Call | Ret
+            | Ja | Jae | Jb | Jbe | Je | Jne | Jg | Jge | Jl | Jle
+            | Jo | Jno | Jp | Jnp | Js | Jns => Self::Branch,
+            Push | Pop | Leave => Self::Stack,
+            Rol | Ror | Shl | Sal | Shr | Sar => Self::Shift,
+            Bt | Bts | Btr | Btc | Popcnt | Tzcnt | Lzcnt | Bsf | Bsr => Self::Bit,
+            Imul | Mul | Div | Idiv => Self::MulDiv,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// An instruction of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
     /// As decoded, with its linear address as instruction pointer.
     pub i: Instruction,
+    /// See [`Family`].
+    pub family: Family,
     /// Code is emitted for it; otherwise the interpreter executes it.
     pub lowered: bool,
     /// It may fault, and the code for that spoils the host's flags first: it accesses memory.
@@ -109,8 +157,10 @@ fn bit(i: &Instruction, n: u32) -> u32 {
 
 /// The shape of `i`.
 pub fn classify(i: Instruction, invalid: bool) -> Item {
+    let family = Family::of(i.mnemonic());
     let mut item = Item {
         i,
+        family,
         lowered: false,
         memory: true,
         effect: Effect::Changes,
@@ -118,9 +168,9 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         writes: 0,
         vector: false,
         x87: false,
-        last: invalid || ends_block(&i) && !goes_on(&i) || i.mnemonic() == M::Jmp,
+        last: invalid || may_end(family) && (ends_block(&i) && !goes_on(&i) || is_jump(&i)),
     };
-    if high_byte(&i) && !invalid && !i.has_lock_prefix() {
+    if family == Family::Alu && high_byte(&i) && !invalid && !i.has_lock_prefix() {
         item.lowered = true;
         item.memory = false;
         item.effect = Effect::Sets;
@@ -136,7 +186,8 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         return item;
     }
     item.memory = memory_operand(&i) && !touches_nothing(&i);
-    if let Some(form) = sse::form(&i) {
+    let other = family == Family::Other;
+    if other && let Some(form) = sse::form(&i) {
         item.lowered = true;
         item.vector = form.is_vector();
         item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
@@ -144,7 +195,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         item.preserves = !item.memory && !form.sets_flags();
         return item;
     }
-    if let Some(form) = x87::form(&i) {
+    if other && let Some(form) = x87::form(&i) {
         item.lowered = true;
         item.x87 = true;
         item.effect = match form {
@@ -163,12 +214,22 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
     item.lowered = true;
     item.effect = effect;
     item.writes = writes;
-    item.preserves = !item.memory && preserves(&i);
+    let may_preserve = matches!(family, Family::Mov | Family::Branch | Family::Other);
+    item.preserves = may_preserve && !item.memory && preserves(&i);
     use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};
     // Divisions may fault as well.
     item.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
-    item.memory |= is_system(&i);
+    item.memory |= other && is_system(&i);
     item
+}
+
+/// Whether an instruction of the family may be the last of its block.
+fn may_end(family: Family) -> bool {
+    matches!(family, Family::Mov | Family::Branch | Family::Stack | Family::Other)
+}
+
+fn is_jump(i: &Instruction) -> bool {
+    i.mnemonic() == M::Jmp
 }
 
 /// CLI and STI: where nothing is due the block goes on.

@@ -9,7 +9,7 @@
 //! instruction that the interpreter executes; a call of the interpreter for an access that the
 //! TLB does not have goes on only if no translation was dropped ([`crate::run`]).
 
-use crate::classify::{Item, number, touches_nothing};
+use crate::classify::{Family, Item, number, touches_nothing};
 use emulator::cpu::{FS, GS, RBP, RSP};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
@@ -152,9 +152,18 @@ impl Group {
 #[derive(Default)]
 pub struct Groups {
     slots: [Option<Group>; SLOTS],
+    /// What each instruction accesses, as far as that may be in a group.
+    accesses: Vec<[Option<Access>; 2]>,
 }
 
 impl Groups {
+    /// For a block of these instructions.
+    pub fn prepare(&mut self, items: &[Item]) {
+        self.slots = [None; SLOTS];
+        self.accesses.clear();
+        self.accesses.extend(items.iter().map(accesses));
+    }
+
     /// The slot, and the offset from what it holds, of an access that needs no check.
     pub fn member(&self, wanted: &Wanted) -> Option<(usize, i32)> {
         let found = |slot: &Option<Group>| slot.as_ref().and_then(|group| group.offset(wanted));
@@ -171,9 +180,9 @@ impl Groups {
     ) -> Option<(usize, Group)> {
         let free = |slot: &Option<Group>| slot.is_none_or(|group| group.until < at);
         let slot = self.slots.iter().position(free)?;
-        let group = plan(wanted, items, at)?;
+        let group = plan(wanted, items, &self.accesses, at)?;
         self.slots[slot] = Some(group);
-        mark(group, items, at);
+        mark(group, items, &self.accesses, at);
         Some((slot, group))
     }
 
@@ -192,11 +201,17 @@ impl Groups {
 /// Whether no group lives through the instruction: what the interpreter executes, and what changes
 /// a segment's base or which pages may be accessed.
 fn ends_groups(item: &Item) -> bool {
-    !item.lowered || matches!(item.i.mnemonic(), M::Swapgs | M::Stac | M::Clac)
+    let may = item.family == Family::Other;
+    !item.lowered || may && matches!(item.i.mnemonic(), M::Swapgs | M::Stac | M::Clac)
 }
 
 /// Looks ahead: the group that begins with `wanted`, if more accesses follow.
-fn plan(wanted: &Wanted, items: &[Item], at: usize) -> Option<Group> {
+fn plan(
+    wanted: &Wanted,
+    items: &[Item],
+    accesses: &[[Option<Access>; 2]],
+    at: usize,
+) -> Option<Group> {
     let mut group = Group {
         key: wanted.key,
         low: wanted.disp,
@@ -210,7 +225,7 @@ fn plan(wanted: &Wanted, items: &[Item], at: usize) -> Option<Group> {
     let (mut conditional, mut place) = (false, wanted.aligned.then_some(wanted.disp));
     for (n, item) in items.iter().enumerate().skip(at) {
         if n > at && item.memory && !ends_groups(item) {
-            for access in accesses(item).into_iter().flatten() {
+            for access in accesses[n].into_iter().flatten() {
                 if access.key != group.key {
                     continue;
                 }
@@ -243,7 +258,7 @@ fn plan(wanted: &Wanted, items: &[Item], at: usize) -> Option<Group> {
 }
 
 /// Marks the instructions behind number `at` whose accesses are all in the group.
-fn mark(mut group: Group, items: &mut [Item], at: usize) {
+fn mark(mut group: Group, items: &mut [Item], accesses: &[[Option<Access>; 2]], at: usize) {
     for (n, item) in items.iter_mut().enumerate().skip(at) {
         if n > at && !ends_groups(item) && item.memory {
             let in_group = |a: Access| {
@@ -251,7 +266,7 @@ fn mark(mut group: Group, items: &mut [Item], at: usize) {
                 let Access { key, disp, size, aligned, .. } = a;
                 group.offset(&Wanted { key, disp, size, write, aligned }).is_some()
             };
-            if let [Some(access), None] = accesses(item)
+            if let [Some(access), None] = accesses[n]
                 && in_group(access)
                 && may_be_marked(&item.i)
             {
@@ -308,7 +323,7 @@ fn immediate(i: &Instruction) -> bool {
 /// The accesses of an instruction, as far as they are made by [`Wanted`].
 fn accesses(item: &Item) -> [Option<Access>; 2] {
     let i = &item.i;
-    if item.x87 || !item.lowered {
+    if !item.memory || item.x87 || !item.lowered {
         return [None; 2];
     }
     let stack = |disp, kind| {
@@ -374,7 +389,9 @@ mod tests {
     fn grouped(code: &[u8], wanted: Wanted) -> Option<(Group, Vec<bool>)> {
         let decoder = Decoder::with_ip(64, code, 0x1000, DecoderOptions::NONE);
         let mut items: Vec<Item> = decoder.into_iter().map(|i| classify(i, false)).collect();
-        let (slot, group) = Groups::default().begin(&wanted, &mut items, 0)?;
+        let mut groups = Groups::default();
+        groups.prepare(&items);
+        let (slot, group) = groups.begin(&wanted, &mut items, 0)?;
         assert_eq!(slot, 0);
         Some((group, items.iter().map(|item| !item.memory).collect()))
     }

@@ -11,7 +11,12 @@ pub struct CodeMemory {
     writable: *mut u8,
     executable: *mut u8,
     len: usize,
+    /// Bytes from the start that the host has been asked to have ready.
+    ready: usize,
 }
+
+/// So many bytes are made ready at once: a page fault for each page takes longer.
+const CHUNK: usize = 256 << 10;
 
 // SAFETY: the mappings belong to this value alone, and it is changed through `&mut self` only.
 unsafe impl Send for CodeMemory {}
@@ -31,7 +36,9 @@ impl CodeMemory {
         // SAFETY: `fd` is ours; the mappings keep the memory.
         unsafe { libc::close(fd) };
         match (writable, executable) {
-            (Some(writable), Some(executable)) => Some(Self { writable, executable, len }),
+            (Some(writable), Some(executable)) => {
+                Some(Self { writable, executable, len, ready: 0 })
+            }
             (Some(writable), None) => {
                 unmap(writable, len);
                 None
@@ -56,8 +63,23 @@ impl CodeMemory {
     /// If it does not fit.
     pub fn write(&mut self, offset: usize, code: &[u8]) {
         assert!(offset.checked_add(code.len()).is_some_and(|end| end <= self.len), "code fits");
+        while self.ready < offset + code.len() {
+            self.make_ready();
+        }
         // SAFETY: the range was checked; the mapping is writable, and nobody has a reference to it.
         unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.add(offset), code.len()) }
+    }
+
+    #[cold]
+    fn make_ready(&mut self) {
+        let len = CHUNK.min(self.len - self.ready);
+        // SAFETY: the range lies in the mapping, and nothing in it changes. A host that does not
+        // know this advice has its page faults instead.
+        unsafe {
+            let begin = self.writable.add(self.ready).cast();
+            libc::madvise(begin, len, libc::MADV_POPULATE_WRITE);
+        }
+        self.ready += len;
     }
 
     /// Overwrites the 32-bit displacement or immediate at `offset`.

@@ -10,7 +10,7 @@
 //! - An instruction that sets the flags says so with [`Translator::produced`]; one that needs them
 //!   asks [`Translator::want_flags`], after its access.
 
-use crate::access::Miss;
+use crate::access::{Miss, Probes};
 use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
@@ -94,6 +94,8 @@ struct Work {
     misses: Vec<Miss>,
     group_misses: Vec<Miss>,
     cold_misses: Vec<Miss>,
+    groups: Groups,
+    probes: Probes,
 }
 
 /// What the translator is told.
@@ -204,6 +206,7 @@ pub struct Translator<'a> {
     pub(crate) cold_misses: Vec<Miss>,
     /// The groups of accesses at hand.
     pub(crate) groups: Groups,
+    pub(crate) probes: Probes,
     cold: Vec<Cold>,
     edges: Vec<Edge>,
     sites: Vec<Site>,
@@ -212,7 +215,8 @@ pub struct Translator<'a> {
 /// Translates the block that `request` describes into `to`.
 pub fn translate(request: Request<'_>, to: &mut Translation) {
     let Translation { mut code, mut edges, mut sites, work, .. } = core::mem::take(to);
-    let Work { mut items, mut cold, mut misses, mut group_misses, mut cold_misses } = work;
+    let Work { mut items, mut cold, mut misses, mut group_misses, .. } = work;
+    let Work { mut cold_misses, mut groups, probes, .. } = work;
     code.clear();
     edges.clear();
     sites.clear();
@@ -223,6 +227,9 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     cold_misses.clear();
     let len = decode(&request, &mut items);
     let count = items.len();
+    if !request.plain {
+        groups.prepare(&items);
+    }
     let mut t = Translator {
         a: Asm { bytes: code, base: request.base },
         request,
@@ -235,7 +242,8 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
         misses,
         group_misses,
         cold_misses,
-        groups: Groups::default(),
+        groups,
+        probes,
         cold,
         edges,
         sites,
@@ -250,8 +258,8 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
         t.edge(request.rip.wrapping_add(len as u64));
     }
     t.finish();
-    let Translator { items, cold, misses, group_misses, cold_misses, .. } = t;
-    let work = Work { items, cold, misses, group_misses, cold_misses };
+    let Translator { items, cold, misses, group_misses, cold_misses, groups, probes, .. } = t;
+    let work = Work { items, cold, misses, group_misses, cold_misses, groups, probes };
     *to = Translation { code: t.a.bytes, count, len, edges: t.edges, sites: t.sites, work };
 }
 

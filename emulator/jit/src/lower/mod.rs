@@ -16,7 +16,7 @@ pub mod x87;
 
 use crate::asm::Rm;
 use crate::asm::reg::*;
-use crate::classify::number;
+use crate::classify::{Family, number};
 use crate::flags::Source;
 use crate::layout::place;
 use crate::translate::Translator;
@@ -24,16 +24,18 @@ use iced_x86::{Instruction, OpKind};
 
 /// Emits the instruction.
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    mov::lower(t, i)
-        || alu::lower(t, i)
-        || branch::lower(t, i)
-        || stack::lower(t, i)
-        || shift::lower(t, i)
-        || bit::lower(t, i)
-        || muldiv::lower(t, i)
-        || sse::lower(t, i)
-        || x87::lower(t, i)
-        || system::lower(t, i)
+    match t.item().family {
+        Family::Mov => mov::lower(t, i),
+        Family::Alu => alu::lower(t, i),
+        Family::Branch => branch::lower(t, i),
+        Family::Stack => stack::lower(t, i),
+        Family::Shift => shift::lower(t, i),
+        Family::Bit => bit::lower(t, i),
+        Family::MulDiv => muldiv::lower(t, i),
+        Family::Other => {
+            sse::lower(t, i) || x87::lower(t, i) || system::lower(t, i) || mov::lower(t, i)
+        }
+    }
 }
 
 pub use stack::adjust;
