@@ -10,7 +10,8 @@ computer does hurts both alike; a ratio is the median of (time alone / time as a
 rounds, and beside it the same ratio of the processor time of the process alone to that of the
 primary and of the backup, which does not change when clients, switch and both sides share two
 processors. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
-the backup, round trip of the acknowledgement. `idle`, `latency` and `join` measure the log of an
+the backup, round trip of the acknowledgement. With `--control` the pair is also compared with two
+machines that do the same at the same time and know nothing of each other. `idle`, `latency` and `join` measure the log of an
 idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
 has 100 MB at scale 1. Needs what run.py --world tap needs.
 """
@@ -34,6 +35,7 @@ from workloads import WORKLOADS
 from worlds import TapWorld
 
 EXTRAS = ("idle", "latency", "join")
+KINDS = ("alone", "pair", "other")
 
 
 class Sampler:
@@ -227,9 +229,13 @@ class Serving:
             raise Failure(f"{self.kind}: {answer['error']}")
         return answer
 
+    def ask(self, name):
+        """Has it begin something; the answer tells when it is done."""
+        self.child.stdin.write(name + "\n")
+
     def do(self, name):
         """Has it do something."""
-        self.child.stdin.write(name + "\n")
+        self.ask(name)
         return self.answer()
 
     def end(self):
@@ -242,9 +248,10 @@ class Serving:
             self.child.wait()
 
 
-def summary(name, rounds):
-    """Of (alone, pair) of each round what is worth a line."""
-    alone, pair = zip(*rounds)
+def summary(rounds):
+    """Of (alone, pair, two at once) of each round what is worth a line."""
+    alone, pair, two = zip(*rounds)
+    rounds = list(zip(alone, pair))
     if "s" not in pair[0]:
         return {"alone": alone[-1], "pair": pair[-1]}
     median = statistics.median
@@ -256,6 +263,9 @@ def summary(name, rounds):
         "cpu_ratio": round(median(a["cpu_s"] / b["cpu_s"] for a, b in rounds), 3),
         "backup_cpu_ratio": round(median(a["cpu_s"] / b["backup_cpu_s"] for a, b in rounds), 3),
     }
+    if None not in two:
+        result["two_ratio"] = round(median(a["s"] / b for a, b in zip(alone, two)), 3)
+        result["ratio_to_two"] = round(median(a / b["s"] for a, b in zip(two, pair)), 3)
     for key in pair[0]:
         values = [one[key] for one in pair if one[key] is not None]
         if key not in ("s", "cpu_s", "backup_cpu_s") and values:
@@ -265,13 +275,28 @@ def summary(name, rounds):
 
 def measure(given, sides):
     """All rounds of all that was asked for."""
-    alone, pair = sides
+    alone, pair, *others = sides
     results = {}
     for name in given.work_names:
-        rounds = [(alone.do(name), pair.do(name)) for _ in range(rounds_of(name, given))]
-        results[name] = summary(name, rounds)
+        controls = others if name in WORKLOADS else []
+        for other in controls:
+            other.do(name)
+        rounds = [
+            (alone.do(name), pair.do(name), at_once(name, [alone, *controls]))
+            for _ in range(rounds_of(name, given))
+        ]
+        results[name] = summary(rounds)
         print(f"{name:8} {json.dumps(results[name])}", flush=True)
     return results
+
+
+def at_once(name, sides):
+    """Seconds that the slower of two takes that do the same at the same time; None for one."""
+    if len(sides) < 2:
+        return None
+    for side in sides:
+        side.ask(name)
+    return max(side.answer()["s"] for side in sides)
 
 
 def rounds_of(name, given):
@@ -294,9 +319,15 @@ def main():
         default=[],
         help="an option for all machines, alone and as a pair, as --option=--engine=jit",
     )
+    parser.add_argument(
+        "--control",
+        action="store_true",
+        help="a third guest, alone, does the same work at the same time as the first: what two"
+        " machines get that know nothing of each other (two_ratio, ratio_to_two)",
+    )
     parser.add_argument("--json", help="write the results to this file")
     parser.add_argument("--work", help="directory for images and messages")
-    parser.add_argument("--serve", choices=("alone", "pair"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_intermixed_args()
     if given.serve:
         return serve(given)
@@ -309,7 +340,7 @@ def main():
         print(f"left out: no namespaces with TAP devices here: {why}")
         return 77
     work = given.work or place_to_work()
-    sides = [Serving(given, kind, work) for kind in ("alone", "pair")]
+    sides = [Serving(given, kind, work) for kind in KINDS[: 3 if given.control else 2]]
     try:
         for side in sides:
             print(f"{side.kind}: ready after {side.answer()['ready_s']:.0f} s", flush=True)

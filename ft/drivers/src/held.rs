@@ -42,13 +42,17 @@ impl Held {
         self.gone = self.gone.max(self.first());
     }
 
-    /// Outputs below `below` leave.
-    pub fn release(&mut self, below: u64, ends: &mut Ends) {
+    /// Outputs below `below` leave. A frame is lost instead, as networks lose them, where the
+    /// process has stood still and is not `prompt` any more: the other side may be live by now, and
+    /// repeats it.
+    pub fn release(&mut self, below: u64, ends: &mut Ends, prompt: impl Fn() -> bool) {
         while self.first() < below
             && let Some(made) = self.queue.pop_front()
         {
-            if let Some(output) = &made.output {
-                ends.leave(output, made.time);
+            match &made.output {
+                Some(Output::NetTx { .. }) if !prompt() => {}
+                Some(output) => ends.leave(output, made.time),
+                None => {}
             }
         }
         self.gone = self.gone.max(below);
@@ -88,6 +92,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backends::net::Network;
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -105,6 +110,12 @@ mod tests {
         }
     }
 
+    impl Network for Seen {
+        fn send(&mut self, frame: &[u8]) {
+            self.0.lock().expect("not poisoned").extend_from_slice(frame);
+        }
+    }
+
     #[test]
     fn outputs_leave_once_and_in_order() {
         let seen = Seen::default();
@@ -114,11 +125,11 @@ mod tests {
         for byte in 10..15 {
             held.push(Output::Debug(byte), 0);
         }
-        held.release(12, &mut ends);
-        held.release(11, &mut ends);
+        held.release(12, &mut ends, || true);
+        held.release(11, &mut ends, || true);
         assert_eq!(*seen.0.lock().expect("not poisoned"), [10, 11]);
         held.forget(13);
-        held.release(14, &mut ends);
+        held.release(14, &mut ends, || true);
         assert_eq!(*seen.0.lock().expect("not poisoned"), [10, 11, 13]);
         assert_eq!((held.made(), held.is_empty()), (15, false));
         // What has left elsewhere before it was made here.
@@ -126,7 +137,28 @@ mod tests {
         for byte in 15..19 {
             held.push(Output::Debug(byte), 0);
         }
-        held.release(u64::MAX, &mut ends);
+        held.release(u64::MAX, &mut ends, || true);
         assert_eq!(*seen.0.lock().expect("not poisoned"), [10, 11, 13, 17, 18]);
+    }
+
+    #[test]
+    fn frames_are_lost_after_a_standstill() {
+        let seen = Seen::default();
+        let mut ends = Ends::default();
+        ends.debug = Some(Box::new(seen.clone()));
+        let mut held = Held::default();
+        let sent = Seen::default();
+        ends.networks = vec![Box::new(sent.clone())];
+        for byte in 0..3 {
+            held.push(Output::NetTx { nic: 0, frame: vec![byte] }, 0);
+            held.push(Output::Debug(byte), 0);
+        }
+        // Stopped behind the first frame.
+        let asked = std::cell::Cell::new(0);
+        let prompt = || asked.replace(asked.get() + 1) == 0;
+        held.release(6, &mut ends, prompt);
+        assert_eq!(*sent.0.lock().expect("not poisoned"), [0]);
+        assert_eq!(*seen.0.lock().expect("not poisoned"), [0, 1, 2]);
+        assert!(held.is_empty());
     }
 }

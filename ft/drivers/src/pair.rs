@@ -88,6 +88,10 @@ pub struct Pair {
     waited: u32,
     /// Of the log's last entry that this side has made or executed.
     icount: u64,
+    /// When the protocol was last told something.
+    told: HostNs,
+    /// The process has stood still if so many ns pass between that and what follows.
+    prompt: u64,
 }
 
 /// A backup makes sure that it asks the same arbiter as the primary that it joins.
@@ -161,9 +165,9 @@ impl Pair {
             Duration::from_nanos(config.heartbeat) * 2,
             Duration::from_nanos(config.timeout) * GRACE,
         );
-        let me = config.me;
+        let (me, prompt, told) = (config.me, config.timeout / 2, HostNs(clock::now_ns()));
         Ok(Self {
-            replica: Replica::new(config, start, HostNs(clock::now_ns())),
+            replica: Replica::new(config, start, told),
             me,
             timer: None,
             channel,
@@ -191,6 +195,8 @@ impl Pair {
             waited: 0,
             peer: None,
             icount: 0,
+            told,
+            prompt,
         })
     }
 
@@ -205,8 +211,16 @@ impl Pair {
         if let Event::Logged { at, .. } | Event::CutOver { at, .. } = &event {
             self.icount = at.icount;
         }
-        self.replica.handle(HostNs(clock::now_ns()), event);
+        self.told = HostNs(clock::now_ns());
+        self.replica.handle(self.told, event);
         self.renew();
+    }
+
+    /// Whether what follows from the last event is done before the other side can have gone live
+    /// because of this side's silence.
+    #[must_use]
+    pub fn is_prompt(&self) -> bool {
+        HostNs(clock::now_ns()).since(self.told) < self.prompt
     }
 
     /// Whether shared disks may be written.

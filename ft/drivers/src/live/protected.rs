@@ -49,7 +49,7 @@ impl<G: Guest> Live<'_, G> {
         self.begin_announcing(&addresses);
         self.announce();
         let made = self.held.made();
-        self.held.release(made, &mut self.ends);
+        self.held.release(made, &mut self.ends, || true);
         if self.ended.is_some() {
             return;
         }
@@ -151,7 +151,10 @@ impl<G: Guest> Live<'_, G> {
     pub(super) fn act(&mut self) {
         while let Some(action) = self.pair.as_mut().and_then(|pair| pair.poll()) {
             match action {
-                Action::Release(below) => self.held.release(below.0, &mut self.ends),
+                Action::Release(below) => {
+                    let Self { held, ends, pair, .. } = self;
+                    held.release(below.0, ends, || pair.as_ref().is_none_or(|p| p.is_prompt()));
+                }
                 Action::Run(allowed) => self.allowed = allowed,
                 Action::BeginTransfer(conn) => self.begin_transfer(conn),
                 Action::AbortTransfer => self.end_transfer(),
