@@ -327,6 +327,15 @@ impl World {
         self.work(node);
     }
 
+    /// Users look at processes that wait in vain.
+    pub fn users_look(&mut self) {
+        for node in 0..NODES {
+            if self.nodes[node].process.is_some() {
+                self.start(node);
+            }
+        }
+    }
+
     /// A process that waits in vain is started again when there is something else to do for it.
     fn start_again(&mut self, node: usize) {
         let here = &self.nodes[node];
