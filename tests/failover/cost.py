@@ -11,8 +11,8 @@ rounds, and beside it the same ratio of the processor time of the process alone 
 primary and of the backup, which does not change when clients, switch and both sides share two
 processors. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
 the backup, round trip of the acknowledgement. With `--control` the pair is also compared with two
-machines that do the same at the same time and know nothing of each other. `idle`, `latency` and `join` measure the log of an
-idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
+machines that do the same at the same time and know nothing of each other. `idle`, `latency` and
+`join` measure the log of an idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
 has 100 MB at scale 1. Needs what run.py --world tap needs.
 """
 
