@@ -56,6 +56,9 @@ pub struct Core {
     pub single_step: bool,
     /// What else the cached translations rest on: map of memory, A20 gate.
     memory_map: (u64, bool),
+    /// Segments that can be accessed at every offset outside 64-bit mode: data, writable, expand-up,
+    /// with a limit of 4 GiB; CS: code, readable, with that limit.
+    pub open: [bool; 6],
     /// Bits of physical addresses that the A20 gate lets through, as of
     /// [`Core::refresh_memory_map`].
     pub a20_mask: u64,
@@ -104,10 +107,17 @@ impl Core {
             watch_hits: 0,
             single_step: false,
             memory_map: (0, true),
+            open: [false; 6],
             a20_mask: u64::MAX,
         };
         core.update_mode();
         core
+    }
+
+    /// Number of the kind of code that runs now, below [`crate::mmu::tlb::CODE_KINDS`].
+    #[inline(always)]
+    pub fn code_kind(&self) -> usize {
+        usize::from(self.cpu.cpl == 3) | usize::from(self.mode.bits != 64) << 1
     }
 
     /// Leaves the instruction with an exception.
@@ -190,20 +200,22 @@ impl Core {
         }
         self.seg_base[6] = 0;
         self.seg_base[FLAT] = 0;
-        let flat = [cpu::CS, cpu::SS, cpu::DS, cpu::ES].iter().all(|&seg| {
-            let s = &cpu.segs[seg];
+        for (seg, (open, s)) in self.open.iter_mut().zip(&cpu.segs).enumerate() {
             // Data: writable, expand-up. Code: readable, so that CS overrides need no check.
-            s.usable
-                && s.base == 0
+            *open = s.usable
                 && s.limit == u32::MAX
                 && s.access & 0x80 != 0
                 && if seg == cpu::CS { s.kind() & 2 != 0 } else { s.kind() & 0xE == 2 }
-        });
+                && !cpu.real_segments();
+        }
+        let flat = [cpu::CS, cpu::SS, cpu::DS, cpu::ES]
+            .iter()
+            .all(|&seg| self.open[seg] && cpu.segs[seg].base == 0);
         self.mode = if code64 {
             Mode { bits: 64, stack32: false, flat: true }
         } else {
             let bits = if cpu.segs[cpu::CS].big() { 32 } else { 16 };
-            Mode { bits, stack32: cpu.segs[cpu::SS].big(), flat: flat && !cpu.real_segments() }
+            Mode { bits, stack32: cpu.segs[cpu::SS].big(), flat }
         };
         self.rip_mask = if code64 { u64::MAX } else { 0xFFFF_FFFF };
         self.fpu_blocked = cpu.cr0 & (cr0::EM | cr0::TS) != 0;

@@ -7,7 +7,7 @@ use crate::asm::alu::{ADD, AND, CMP, OR};
 use crate::asm::reg::{RAX, RCX, RDX, RSP as HOST_STACK};
 use crate::asm::{Jump, Rm};
 use crate::classify::number;
-use crate::groups::{Group, Key, NONE, Wanted};
+use crate::groups::{Group, Key, NONE, Wanted, displacement};
 use crate::layout::{self, TLB, entry, in_memory, place, word};
 use crate::translate::Translator;
 use core::ops::Range;
@@ -88,18 +88,25 @@ impl Translator<'_> {
             Register::GS => Some(GS),
             _ => None,
         };
+        if let Some(segment) = segment.filter(|_| self.request.narrow) {
+            self.spoil();
+            self.a.alu_imm(CMP, 1, layout::segment_open(segment), 0);
+            self.miss(4);
+        }
         let operand = self.operand(i);
         if let Some(Rm::Mem(host, 0)) = operand
             && segment.is_none()
+            && !self.request.narrow
         {
             return host;
         }
+        let word = self.word();
         match operand {
-            Some(rm) => self.a.lea(8, RAX, rm),
+            Some(rm) => self.a.lea(word, RAX, rm),
             None => self.a.set(RAX, i.memory_displacement64()),
         }
         if let Some(segment) = segment {
-            self.a.alu_from(ADD, 8, RAX, layout::segment_base(segment));
+            self.a.alu_from(ADD, word, RAX, layout::segment_base(segment));
         }
         RAX
     }
@@ -239,22 +246,25 @@ impl Translator<'_> {
         self.check_aligned(la, write)
     }
 
-    /// Eight bytes at a distance from RSP or RBP.
+    /// A word at a distance from RSP or RBP.
     pub fn access_stack(&mut self, register: usize, disp: i32, write: bool) -> Rm {
         debug_assert!(register == RSP || register == RBP, "both live in host registers");
         let key = Key::register(register);
-        let wanted = Wanted { key, disp: disp.into(), size: 8, write, aligned: false };
+        let size = self.word();
+        let wanted = Wanted { key, disp: disp.into(), size, write, aligned: false };
         if let Some(rm) = self.together(&wanted) {
             return rm;
         }
         let la = self.linear(key, disp.into());
-        self.check(la, 8, write, false)
+        self.check(la, size, write, false)
     }
 
     /// An access that needs no check, or the one for a whole group. Uses RCX; the first of a group
     /// uses RAX and RDX as well.
     fn together(&mut self, wanted: &Wanted) -> Option<Rm> {
-        if self.request.plain || wanted.disp.unsigned_abs() > FAR {
+        // What a segment of 32-bit code allows is checked with each access.
+        let checked = self.request.narrow && wanted.key.segment != NONE;
+        if self.request.plain || checked || wanted.disp.unsigned_abs() > FAR {
             return None;
         }
         if let Some((slot, at)) = self.groups.member(wanted) {
@@ -292,14 +302,16 @@ impl Translator<'_> {
     fn linear(&mut self, key: Key, disp: i64) -> u8 {
         let base = (key.base != NONE).then(|| self.host_of(key.base, RAX));
         let index = (key.index != NONE).then(|| self.host_of(key.index, RCX));
+        let word = self.word();
+        let whole = word == 8 && key.segment == NONE;
         match (base, index) {
-            (None, None) => self.a.set(RAX, disp as u64),
-            (Some(base), None) if disp == 0 && key.segment == NONE => return base,
-            (Some(base), None) => self.a.lea(8, RAX, Rm::Mem(base, disp as i32)),
+            (None, None) => self.a.set(RAX, self.wrap(disp as u64)),
+            (Some(base), None) if disp == 0 && whole => return base,
+            (Some(base), None) => self.a.lea(word, RAX, Rm::Mem(base, disp as i32)),
             (Some(base), Some(index)) => {
-                self.a.lea(8, RAX, Rm::Sib(base, index, key.scale, disp as i32));
+                self.a.lea(word, RAX, Rm::Sib(base, index, key.scale, disp as i32));
             }
-            (None, Some(index)) => self.a.lea(8, RAX, Rm::Index(index, key.scale, disp as i32)),
+            (None, Some(index)) => self.a.lea(word, RAX, Rm::Index(index, key.scale, disp as i32)),
         }
         if key.segment != NONE {
             self.a.alu_from(ADD, 8, RAX, layout::segment_base(key.segment.into()));
@@ -339,5 +351,5 @@ impl Translator<'_> {
 
 /// What is wanted of the memory operand.
 fn wanted(i: &Instruction, size: u8, write: bool, aligned: bool) -> Wanted {
-    Wanted { key: Key::of(i), disp: i.memory_displacement64() as i64, size, write, aligned }
+    Wanted { key: Key::of(i), disp: displacement(i), size, write, aligned }
 }

@@ -1,6 +1,6 @@
 //! Translated blocks and the ways between them.
 //!
-//! Contract: a block is found by its place in RAM and its RIP. Blocks jump to each other directly:
+//! Contract: a block is found by its place in RAM, its RIP and whether it is 64-bit code. Blocks jump to each other directly:
 //! within a page for as long as both live; to another page while the TLB has that page's *number*
 //! ([`Tlb::number`]) for the target. A number stands for a linear page that leads to a certain page
 //! of RAM: it is the same in every process where that is so, and the TLB forgets it with the
@@ -61,11 +61,24 @@ pub struct Block {
     pub count: u32,
     /// Without groups ([`crate::groups`]): only certain edges lead here.
     plain: bool,
+    /// It is 32-bit code.
+    narrow: bool,
     /// Number of its page.
     number: u32,
     next: u32,
     /// First of the edges that lead here.
     incoming: u32,
+}
+
+/// What a block was translated from and how, besides its place.
+#[derive(Clone, Copy)]
+pub struct Made {
+    /// RIP of its first instruction.
+    pub rip: u64,
+    /// It is 32-bit code.
+    pub narrow: bool,
+    /// Without groups ([`crate::groups`]).
+    pub plain: bool,
 }
 
 /// A way out of a block.
@@ -81,7 +94,7 @@ struct Link {
 #[derive(Default)]
 struct Page {
     blocks: Vec<u32>,
-    /// Its numbers, by linear page.
+    /// Its numbers, by linear page and kind of code ([`name`]).
     numbers: Vec<(u64, u32)>,
 }
 
@@ -129,6 +142,11 @@ pub struct Cache {
 pub fn jump_slot(la: u64) -> usize {
     let low = la as u32;
     (low.rotate_right(12) ^ low) as usize & (JUMPS - 1)
+}
+
+/// What a number is for: a linear page with 64-bit code, or with 32-bit code.
+fn name(la: u64, narrow: bool) -> u64 {
+    la >> 12 | u64::from(narrow) << 63
 }
 
 fn bucket(place: usize, rip: u64) -> usize {
@@ -192,12 +210,12 @@ impl Cache {
         (self.links.len() as u32, self.sites.len() as u32, self.blocks.len() as u32)
     }
 
-    /// The block at a place, with its RIP, plain or not.
-    pub fn find(&self, place: usize, rip: u64, plain: bool) -> Option<u32> {
+    /// The block at a place, with its RIP, of 32-bit code or not, plain or not.
+    pub fn find(&self, place: usize, rip: u64, narrow: bool, plain: bool) -> Option<u32> {
         let mut id = self.buckets[bucket(place, rip)];
         while id != NONE {
             let b = &self.blocks[id as usize];
-            if b.place == place && b.rip == rip && b.plain == plain {
+            if b.place == place && b.rip == rip && b.narrow == narrow && b.plain == plain {
                 return Some(id);
             }
             id = b.next;
@@ -210,16 +228,17 @@ impl Cache {
         (self.memory.address() + self.blocks[id as usize].code) as u64
     }
 
-    /// The number that stands for: the linear page of `la` leads to the page of RAM at `place`.
-    /// `None` if there are too many.
-    fn number(&mut self, la: u64, place: usize) -> Option<u32> {
+    /// The number that stands for: the linear page of `la` leads to the page of RAM at `place`,
+    /// with 32-bit code or 64-bit code. `None` if there are too many.
+    fn number(&mut self, la: u64, narrow: bool, place: usize) -> Option<u32> {
         let page = place / devices::ram::PAGE;
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, Page::default);
         }
         let known = &mut self.pages[page].numbers;
         // Of a library's page the process that runs is mostly one of the last.
-        if let Some(&(_, number)) = known.iter().rev().find(|(page, _)| *page == la >> 12) {
+        if let Some(&(_, number)) = known.iter().rev().find(|(named, _)| *named == name(la, narrow))
+        {
             return Some(number);
         }
         let most = known.len() == NAMES || self.numbered == MOST_NUMBERS;
@@ -227,7 +246,7 @@ impl Cache {
             self.out_of_numbers = true;
             return None;
         }
-        known.push((la >> 12, self.next_number));
+        known.push((name(la, narrow), self.next_number));
         self.numbered += 1;
         self.next_number += 1;
         Some(self.next_number - 1)
@@ -254,28 +273,29 @@ impl Cache {
     /// there is none, where it would be.
     pub fn look_up(&mut self, core: &mut Core) -> Result<Result<u32, usize>, Trap> {
         let rip = core.cpu.rip;
-        let user = core.cpu.cpl == 3;
+        let (kind, narrow) = (core.code_kind(), core.mode.bits != 64);
         let slot = &self.jumps[jump_slot(rip)];
-        if slot.la == rip && slot.number == core.tlb.number(rip, user) {
+        if slot.la == rip && slot.number == core.tlb.number(rip, kind) {
             return Ok(Ok(slot.block));
         }
         core.cpu.regs[BLOCK_RIP] = rip;
         let place = core.fetch_place(rip)?;
-        let Some(number) = self.number(rip, place) else { return Ok(Err(place)) };
-        if core.tlb.number(rip, user) != number {
-            core.tlb.set_number(rip, user, number);
+        let Some(number) = self.number(rip, narrow, place) else { return Ok(Err(place)) };
+        if core.tlb.number(rip, kind) != number {
+            core.tlb.set_number(rip, kind, number);
         }
         let slot = &self.jumps[jump_slot(rip)];
         if slot.la == rip && slot.number == number {
             return Ok(Ok(slot.block));
         }
-        let Some(id) = self.find(place, rip, false) else { return Ok(Err(place)) };
+        let Some(id) = self.find(place, rip, narrow, false) else { return Ok(Err(place)) };
         self.remember(id);
         Ok(Ok(id))
     }
 
     /// Adds a block translated for the next address and numbers.
-    pub fn add(&mut self, place: usize, rip: u64, plain: bool, t: &Translation) -> u32 {
+    pub fn add(&mut self, place: usize, made: Made, t: &Translation) -> u32 {
+        let Made { rip, narrow, plain } = made;
         let id = self.blocks.len() as u32;
         let code = self.used;
         self.memory.write(code, &t.code);
@@ -285,8 +305,9 @@ impl Cache {
         let next = self.buckets[at];
         self.buckets[at] = id;
         let count = t.count as u32;
-        let number = self.number(rip, place).unwrap_or(LAST_NUMBER);
-        self.blocks.push(Block { place, rip, code, count, plain, number, next, incoming: NONE });
+        let number = self.number(rip, narrow, place).unwrap_or(LAST_NUMBER);
+        let incoming = NONE;
+        self.blocks.push(Block { place, rip, code, count, plain, narrow, number, next, incoming });
         self.sites.extend_from_slice(&t.sites);
         for edge in &t.edges {
             let moved = |at: usize| if at == 0 { 0 } else { at + code };
@@ -395,7 +416,7 @@ impl Cache {
             .map(|(b, counter)| BlockCount {
                 rip: b.rip,
                 place: b.place,
-                bits: 64,
+                bits: if b.narrow { 32 } else { 64 },
                 instructions: b.count,
                 executed: counter[0],
                 skipped: counter[1],
@@ -420,25 +441,29 @@ mod tests {
     fn a_page_by_many_names_does_not_take_all_memory() {
         let mut cache = cache();
         for name in 0..NAMES as u64 {
-            assert_eq!(cache.number(name << 12, 0x5000), Some(name as u32 + 1));
+            assert_eq!(cache.number(name << 12, false, 0x5000), Some(name as u32 + 1));
         }
-        assert_eq!(cache.number(7 << 12, 0x5123), Some(8), "it has one");
+        assert_eq!(cache.number(7 << 12, false, 0x5123), Some(8), "it has one");
         assert!(!cache.is_out_of_numbers());
-        assert_eq!(cache.number(1 << 40, 0x5000), None);
+        assert_eq!(cache.number(1 << 40, false, 0x5000), None);
         assert!(cache.is_out_of_numbers());
         cache.clear();
         assert!(!cache.renumber(), "old numbers may stay where they are");
-        assert_eq!(cache.number(1 << 40, 0x5000), Some(NAMES as u32 + 1), "not one of the old");
+        assert_eq!(
+            cache.number(1 << 40, false, 0x5000),
+            Some(NAMES as u32 + 1),
+            "not one of the old"
+        );
     }
 
     #[test]
     fn numbers_begin_anew_before_they_end() {
         let mut cache = cache();
         cache.next_number = LAST_NUMBER - 1;
-        assert_eq!(cache.number(0x1000, 0x1000), Some(LAST_NUMBER - 1));
-        assert_eq!(cache.number(0x2000, 0x2000), None);
+        assert_eq!(cache.number(0x1000, false, 0x1000), Some(LAST_NUMBER - 1));
+        assert_eq!(cache.number(0x2000, false, 0x2000), None);
         cache.clear();
         assert!(cache.renumber());
-        assert_eq!(cache.number(0x2000, 0x2000), Some(1));
+        assert_eq!(cache.number(0x2000, false, 0x2000), Some(1));
     }
 }

@@ -6,7 +6,7 @@
 use crate::lower::{sse, x87};
 use emulator::cpu::{RAX, RBP, RCX, RDX, RSP};
 use emulator::decode::ends_block;
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, CodeSize, Instruction, MemorySize, Mnemonic as M, OpKind, Register};
 
 /// What an instruction does to the status flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +119,21 @@ pub fn number(r: Register) -> u8 {
     if r.is_gpr8() && n > 7 { n - 4 } else { n }
 }
 
+/// Whether the instruction is 32-bit code.
+pub fn is_narrow(i: &Instruction) -> bool {
+    i.code_size() == CodeSize::Code32
+}
+
+/// Bytes of what calls push, and of addresses.
+pub fn word(i: &Instruction) -> u8 {
+    if is_narrow(i) { 4 } else { 8 }
+}
+
 fn memory_operand(i: &Instruction) -> bool {
     (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory)
 }
 
-/// Every register operand is plain, and a memory operand has a 64-bit address.
+/// Every register operand is plain, and a memory operand has an address as wide as the code.
 fn plain_operands(i: &Instruction) -> bool {
     (0..i.op_count()).all(|n| match i.op_kind(n) {
         OpKind::Register => {
@@ -131,12 +141,18 @@ fn plain_operands(i: &Instruction) -> bool {
             plain(r) || r.is_xmm() || r.is_st()
         }
         OpKind::Memory => {
-            let wide = |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
+            let word = u32::from(word(i));
+            let wide = |r: Register| {
+                matches!(r, Register::None | Register::RIP)
+                    || r.is_gpr() && r.size() == word as usize
+            };
+            let named = i.memory_base() != Register::None || i.memory_index() != Register::None;
+            // Code segments cannot be written to.
+            let code = word == 4 && i.memory_segment() == Register::CS;
             wide(i.memory_base())
                 && wide(i.memory_index())
-                && (i.memory_base() != Register::None
-                    || i.memory_index() != Register::None
-                    || i.memory_displ_size() == 8)
+                && (named || i.memory_displ_size() == word)
+                && !code
         }
         _ => true,
     })
@@ -240,7 +256,7 @@ fn goes_on(i: &Instruction) -> bool {
 /// Lowered system instructions: they may fault, or be left to the interpreter.
 fn is_system(i: &Instruction) -> bool {
     use M::*;
-    matches!(i.mnemonic(), Swapgs | Cli | Sti | Stac | Clac | Rdtsc | Rdtscp | Pushfq)
+    matches!(i.mnemonic(), Swapgs | Cli | Sti | Stac | Clac | Rdtsc | Rdtscp | Pushfq | Pushfd)
 }
 
 /// Instructions whose memory operand is not accessed.
@@ -317,7 +333,20 @@ pub fn is_quiet(i: &Instruction) -> bool {
     use M::*;
     matches!(
         i.mnemonic(),
-        Cli | Sti | Popfq | Syscall | Sysretq | Iretq | Rdmsr | Wrmsr | Clts | Invlpg | Invpcid
+        Cli | Sti
+            | Popfq
+            | Popfd
+            | Syscall
+            | Sysretq
+            | Sysenter
+            | Sysexit
+            | Iretq
+            | Iretd
+            | Rdmsr
+            | Wrmsr
+            | Clts
+            | Invlpg
+            | Invpcid
     ) || i.mnemonic() == Mov && i.op0_register().is_cr()
 }
 
@@ -391,16 +420,16 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
         M::Swapgs | M::Cli | M::Sti | M::Stac | M::Clac => (None, 0),
         M::Rdtsc => (None, 1 << RAX | 1 << RDX),
         M::Rdtscp => (None, 1 << RAX | 1 << RDX | 1 << RCX),
-        M::Pushfq => (Reads, 1 << RSP),
+        M::Pushfq | M::Pushfd => (Reads, 1 << RSP),
         M::Popcnt | M::Tzcnt | M::Lzcnt | M::Bsf | M::Bsr if size(i) >= 4 => (Sets, first(i)),
-        M::Push if size(i) == 8 || is_immediate(i) => (None, 1 << RSP),
-        M::Pop if size(i) == 8 && i.op0_kind() == OpKind::Register => (None, 1 << RSP | first(i)),
-        M::Leave if i.code() == iced_x86::Code::Leaveq => (None, 1 << RSP | 1 << RBP),
-        M::Jmp | M::Call if near(i) => (None, 1 << RSP),
-        M::Ret if matches!(i.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => {
-            (None, 1 << RSP)
+        M::Push if size(i) == word(i) || is_immediate(i) => (None, 1 << RSP),
+        M::Pop if size(i) == word(i) && i.op0_kind() == OpKind::Register => {
+            (None, 1 << RSP | first(i))
         }
-        _ if i.is_jcc_short_or_near() && i.op0_kind() == OpKind::NearBranch64 => (Reads, 0),
+        M::Leave if matches!(i.code(), Code::Leaveq | Code::Leaved) => (None, 1 << RSP | 1 << RBP),
+        M::Jmp | M::Call if near(i) => (None, 1 << RSP),
+        M::Ret if is_near_return(i) => (None, 1 << RSP),
+        _ if i.is_jcc_short_or_near() && is_direct(i) => (Reads, 0),
         _ if is_setcc(i) => (Reads, first(i)),
         _ if is_cmov(i) => (Reads, first(i)),
         _ => return Option::None,
@@ -408,7 +437,18 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
 }
 
 fn is_immediate(i: &Instruction) -> bool {
-    matches!(i.code(), iced_x86::Code::Pushq_imm8 | iced_x86::Code::Pushq_imm32)
+    use Code::{Pushd_imm8, Pushd_imm32, Pushq_imm8, Pushq_imm32};
+    matches!(i.code(), Pushq_imm8 | Pushq_imm32 | Pushd_imm8 | Pushd_imm32)
+}
+
+fn is_near_return(i: &Instruction) -> bool {
+    use Code::{Retnd, Retnd_imm16, Retnq, Retnq_imm16};
+    matches!(i.code(), Retnq | Retnq_imm16 | Retnd | Retnd_imm16)
+}
+
+/// Whether operand 0 is the target of a direct branch, as wide as the code.
+pub fn is_direct(i: &Instruction) -> bool {
+    matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
 }
 
 /// BT and its kin, but for 16-bit operands.
@@ -433,8 +473,10 @@ pub fn whole_of(r: Register) -> u8 {
 fn near(i: &Instruction) -> bool {
     match i.op0_kind() {
         OpKind::NearBranch64 => emulator::core::canonical(i.near_branch64()),
-        OpKind::Register => i.op0_register().is_gpr64(),
-        OpKind::Memory => i.memory_size() == iced_x86::MemorySize::QwordOffset,
+        OpKind::NearBranch32 => true,
+        OpKind::Register => i.op0_register().size() == usize::from(word(i)),
+        OpKind::Memory if is_narrow(i) => i.memory_size() == MemorySize::DwordOffset,
+        OpKind::Memory => i.memory_size() == MemorySize::QwordOffset,
         _ => false,
     }
 }

@@ -4,7 +4,7 @@
 //! [`WARM`]th time; before that, and wherever nothing can be translated, the interpreter runs.
 
 use crate::asm::Asm;
-use crate::cache::{Cache, NONE};
+use crate::cache::{Cache, Made, NONE};
 use crate::memory::CodeMemory;
 use crate::run::{self, Left};
 use crate::thunks::{self, LINK, LOST, OVER, REFUSED};
@@ -108,7 +108,7 @@ impl Jit {
         let known = if plain {
             core.cpu.regs[BLOCK_RIP] = rip;
             let place = core.fetch_place(rip)?;
-            self.cache.find(place, rip, true).ok_or(place)
+            self.cache.find(place, rip, core.mode.bits != 64, true).ok_or(place)
         } else {
             self.cache.look_up(core)?
         };
@@ -144,6 +144,7 @@ impl Jit {
         let timed = self.statistics.blocks.is_multiple_of(TIMED);
         let begun = timed.then(std::time::Instant::now);
         let end = (place & !(PAGE - 1)) + PAGE;
+        let narrow = core.mode.bits != 64;
         let counter = self.counting.then(|| {
             self.cache.counters.push(Box::new([0; 2]));
             self.cache.counters.last().map_or(0, |c| &raw const **c as usize)
@@ -156,6 +157,7 @@ impl Jit {
             thunks: &self.cache.thunks,
             counter,
             plain,
+            narrow,
         };
         let translation = &mut self.translation;
         translate(request, translation);
@@ -166,7 +168,7 @@ impl Jit {
         s.instructions += translation.count as u64;
         s.guest_bytes += translation.len as u64;
         s.host_bytes += translation.code.len() as u64;
-        let id = self.cache.add(place, rip, plain, translation);
+        let id = self.cache.add(place, Made { rip, narrow, plain }, translation);
         if let Some(begun) = begun {
             self.statistics.translating_ns += TIMED * begun.elapsed().as_nanos() as u64;
         }
@@ -224,7 +226,7 @@ impl Jit {
             }
             // Translated code leaves it to the host to access 16 aligned bytes at once.
             let aligned = core.ram.bytes().as_ptr().addr().is_multiple_of(16);
-            if core.mode.bits != 64 || !core.tlb.fillable() || !aligned {
+            if !run::translates(core.mode) || !core.tlb.fillable() || !aligned {
                 return engine.run_blocks(core);
             }
             let code = match self.block(core) {

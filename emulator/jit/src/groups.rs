@@ -9,7 +9,7 @@
 //! instruction that the interpreter executes; a call of the interpreter for an access that the
 //! TLB does not have goes on only if no translation was dropped ([`crate::run`]).
 
-use crate::classify::{Family, Item, number, touches_nothing};
+use crate::classify::{Family, Item, is_narrow, number, touches_nothing, word};
 use emulator::cpu::{FS, GS, RBP, RSP};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
@@ -283,7 +283,15 @@ fn mark(mut group: Group, items: &mut [Item], accesses: &[[Option<Access>; 2]], 
 fn may_be_marked(i: &Instruction) -> bool {
     !matches!(
         i.mnemonic(),
-        M::Div | M::Idiv | M::Ldmxcsr | M::Pushfq | M::Ret | M::Call | M::Jmp | M::Leave
+        M::Div
+            | M::Idiv
+            | M::Ldmxcsr
+            | M::Pushfq
+            | M::Pushfd
+            | M::Ret
+            | M::Call
+            | M::Jmp
+            | M::Leave
     )
 }
 
@@ -291,18 +299,18 @@ fn may_be_marked(i: &Instruction) -> bool {
 fn step(item: &Item) -> Option<(u8, i64)> {
     let i = &item.i;
     let sp = RSP as u8;
-    let register = |n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr64();
+    let wide = |n| i.op_register(n).size() == usize::from(word(i)) && i.op_register(n).is_gpr();
+    let register = |n| i.op_kind(n) == OpKind::Register && wide(n);
+    let value = || signed(i, i.immediate(1));
     Some(match i.mnemonic() {
-        M::Push | M::Pushfq => (sp, -8),
+        M::Push | M::Pushfq | M::Pushfd => (sp, -i64::from(word(i))),
         M::Pop if item.writes.count_ones() == 2 => {
             // The other register is not moved but overwritten: who depends on it, too, is told by
             // `writes`.
-            (sp, 8)
+            (sp, word(i).into())
         }
-        M::Add if register(0) && immediate(i) => (number(i.op_register(0)), i.immediate(1) as i64),
-        M::Sub if register(0) && immediate(i) => {
-            (number(i.op_register(0)), (i.immediate(1) as i64).wrapping_neg())
-        }
+        M::Add if register(0) && immediate(i) => (number(i.op_register(0)), value()),
+        M::Sub if register(0) && immediate(i) => (number(i.op_register(0)), value().wrapping_neg()),
         M::Inc if register(0) => (number(i.op_register(0)), 1),
         M::Dec if register(0) => (number(i.op_register(0)), -1),
         M::Lea
@@ -310,14 +318,24 @@ fn step(item: &Item) -> Option<(u8, i64)> {
                 && i.memory_base() == i.op_register(0)
                 && i.memory_index() == Register::None =>
         {
-            (number(i.op_register(0)), i.memory_displacement64() as i64)
+            (number(i.op_register(0)), displacement(i))
         }
         _ => return None,
     })
 }
 
+/// The displacement, with the sign that it has at the width of addresses.
+pub fn displacement(i: &Instruction) -> i64 {
+    signed(i, i.memory_displacement64())
+}
+
+fn signed(i: &Instruction, v: u64) -> i64 {
+    if is_narrow(i) { (v as i32).into() } else { v as i64 }
+}
+
 fn immediate(i: &Instruction) -> bool {
-    matches!(i.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+    use OpKind::{Immediate8to32, Immediate8to64, Immediate32, Immediate32to64};
+    matches!(i.op_kind(1), Immediate8to64 | Immediate32to64 | Immediate8to32 | Immediate32)
 }
 
 /// The accesses of an instruction, as far as they are made by [`Wanted`].
@@ -328,12 +346,15 @@ fn accesses(item: &Item) -> [Option<Access>; 2] {
     }
     let stack = |disp, kind| {
         let key = Key::register(RSP);
-        Some(Access { key, disp, size: 8, kind, aligned: false })
+        Some(Access { key, disp, size: word(i), kind, aligned: false })
     };
     let explicit = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) && !touches_nothing(i);
     let operand = explicit.then(|| operand(item)).flatten();
+    if explicit && operand.is_none() {
+        return [None; 2];
+    }
     let implicit = match i.mnemonic() {
-        M::Push | M::Pushfq | M::Call => stack(-8, Kind::Write),
+        M::Push | M::Pushfq | M::Pushfd | M::Call => stack(-i64::from(word(i)), Kind::Write),
         M::Pop | M::Ret => stack(0, Kind::Read),
         M::Leave => stack(0, Kind::Read).map(|a| Access { key: Key::register(RBP), ..a }),
         _ => None,
@@ -348,13 +369,14 @@ fn operand(item: &Item) -> Option<Access> {
     let i = &item.i;
     let bit_string = matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
         && i.op_kind(1) == OpKind::Register;
-    if bit_string || i.mnemonic() == M::Cmpxchg16b {
+    let segment = is_narrow(i) && matches!(i.memory_segment(), Register::FS | Register::GS);
+    if bit_string || segment || i.mnemonic() == M::Cmpxchg16b {
         return None;
     }
     let size = u8::try_from(i.memory_size().size()).ok().filter(|&s| s > 0)?;
     let kind = kind(item);
     let aligned = item.vector && size == 16 && !unaligned(i);
-    Some(Access { key: Key::of(i), disp: i.memory_displacement64() as i64, size, kind, aligned })
+    Some(Access { key: Key::of(i), disp: displacement(i), size, kind, aligned })
 }
 
 fn kind(item: &Item) -> Kind {

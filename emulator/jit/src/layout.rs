@@ -101,6 +101,11 @@ pub fn segment_base(n: usize) -> Rm {
     Rm::Mem(STATE, from_state(offset_of!(Core, seg_base) + 8 * n))
 }
 
+/// [`Core::open`] of a segment, a byte.
+pub fn segment_open(n: usize) -> Rm {
+    Rm::Mem(STATE, from_state(offset_of!(Core, open) + n))
+}
+
 /// An XMM register.
 pub fn xmm(n: u8) -> Rm {
     let offset = offset_of!(Core, cpu) + offset_of!(Cpu, xmm);

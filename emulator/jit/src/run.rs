@@ -9,7 +9,7 @@ use crate::layout::{BIAS, word};
 use crate::thunks::{LEFT, Thunks};
 use crate::translate::UNKNOWN;
 use crate::x87_image;
-use emulator::core::Core;
+use emulator::core::{Core, Mode};
 use emulator::cpu::flags::{IF, TF};
 use emulator::cpu::{BLOCK_RIP, Cpu};
 use emulator::decode::{self, MAX_LENGTH};
@@ -53,12 +53,16 @@ pub fn end(exit: u64) -> Exit {
     }
 }
 
+/// Whether there is translated code for a mode: 64-bit mode, or 32-bit code with flat segments.
+pub fn translates(mode: Mode) -> bool {
+    mode.bits == 64 || mode == Mode { bits: 32, stack32: true, flat: true }
+}
+
 /// The words that the TLB and the privilege decide.
 fn refresh(core: &mut Core) {
     let [low, high] = core.tlb.revisions();
     let window = core.tlb.window().as_ptr() as u64;
-    let user = usize::from(core.cpu.cpl == 3);
-    let numbers = core.tlb.numbers()[user * 2 * NUMBERS..].as_ptr() as u64;
+    let numbers = core.tlb.numbers()[core.code_kind() * 2 * NUMBERS..].as_ptr() as u64;
     let regs = &mut core.cpu.regs;
     regs[word::REVISION] = low;
     regs[word::REVISION + 1] = high;
@@ -131,8 +135,8 @@ extern "sysv64" fn interpret(context: *mut Context, number: u32, budget: i64) ->
     let (behind, block) = (site.left - 1, site.block as usize);
     let op = site.op;
     let ready = (vectors_ready(core), x87_ready(core));
-    let (page, blocked) = (core.tlb.number(rip, core.cpu.cpl == 3), core.cpu.nmi_blocked);
-    let drops = core.tlb.drops();
+    let (page, blocked) = (core.tlb.number(rip, core.code_kind()), core.cpu.nmi_blocked);
+    let (drops, mode) = (core.tlb.drops(), core.mode);
     let op = match op {
         UNKNOWN => decoded(core, cache, number),
         crossing if crossing & CROSSING != 0 => fetched(core, cache, number),
@@ -147,8 +151,9 @@ extern "sysv64" fn interpret(context: *mut Context, number: u32, budget: i64) ->
         && !core.ram.has_stale_code()
         // Nothing tells of a flush if the number was not there before.
         && page != 0
-        && core.tlb.number(rip, core.cpu.cpl == 3) == page
+        && core.tlb.number(rip, core.code_kind()) == page
         && core.tlb.drops() == drops
+        && core.mode == mode
         && core.tlb.fillable()
         && (vectors_ready(core), x87_ready(core)) == ready;
     if goes_on {
@@ -268,7 +273,7 @@ fn settled(core: &mut Core) -> bool {
 
 /// The code to go on with at RIP, if there is any; it then finds everything where it wants it.
 fn follow(core: &mut Core, cache: &mut Cache) -> Option<u64> {
-    let runs = core.mode.bits == 64 && core.tlb.fillable() && core.icount < core.limit;
+    let runs = translates(core.mode) && core.tlb.fillable() && core.icount < core.limit;
     if !runs || core.ram.has_stale_code() {
         return None;
     }

@@ -115,6 +115,8 @@ pub struct Request<'a> {
     pub counter: Option<usize>,
     /// Each access is checked by itself: see [`crate::groups`].
     pub plain: bool,
+    /// 32-bit code with flat segments; else 64-bit code.
+    pub narrow: bool,
 }
 
 /// Where the flags are.
@@ -255,7 +257,7 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     }
     if !t.items[count - 1].last {
         t.save_flags();
-        t.edge(request.rip.wrapping_add(len as u64));
+        t.edge(t.wrap(request.rip.wrapping_add(len as u64)));
     }
     t.finish();
     let Translator { items, cold, misses, group_misses, cold_misses, groups, probes, .. } = t;
@@ -265,7 +267,8 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
 
 /// The block's instructions; gives back how many bytes they are.
 fn decode(request: &Request<'_>, items: &mut Vec<Item>) -> usize {
-    let mut decoder = Decoder::with_ip(64, request.bytes, request.rip, DecoderOptions::NONE);
+    let bits = if request.narrow { 32 } else { 64 };
+    let mut decoder = Decoder::with_ip(bits, request.bytes, request.rip, DecoderOptions::NONE);
     let mut len = 0;
     while items.len() < MOST {
         let i = decoder.decode();
@@ -309,6 +312,16 @@ impl Translator<'_> {
     /// How many instructions of the block are left before it, itself included.
     pub fn left(&self) -> i32 {
         (self.items.len() - self.at) as i32
+    }
+
+    /// Bytes of what calls push, and of addresses.
+    pub fn word(&self) -> u8 {
+        if self.request.narrow { 4 } else { 8 }
+    }
+
+    /// An instruction pointer as wide as the code makes it.
+    pub fn wrap(&self, rip: u64) -> u64 {
+        if self.request.narrow { rip & 0xFFFF_FFFF } else { rip }
     }
 
     /// Its bytes.
@@ -426,7 +439,7 @@ impl Translator<'_> {
 
     fn site(&mut self, last: bool) -> u32 {
         let i = &self.items[self.at].i;
-        let next = if last { NOWHERE } else { i.next_ip() };
+        let next = if last { NOWHERE } else { self.wrap(i.next_ip()) };
         let left = (self.items.len() - self.at) as u32;
         let flagless = flagless(&self.items[self.at]);
         let quiet = is_quiet(i);
@@ -640,7 +653,7 @@ impl Translator<'_> {
     /// the word.
     pub fn indirect(&mut self, stack: i32) {
         let jumps = find(&mut self.a);
-        lower::adjust(&mut self.a, stack);
+        self.adjust(stack);
         self.a.jmp_rm(Rm::Mem(RCX, 16));
         let site = self.site(true);
         self.cold.push(Cold::Lost { jumps, site, then: Then::Leave(stack) });
@@ -732,18 +745,18 @@ impl Translator<'_> {
         a.store(8, layout::rip(), RAX);
         match *then {
             Then::Leave(stack) => {
-                lower::adjust(a, stack);
-                a.jmp(self.request.thunks.lost);
+                self.adjust(stack);
+                self.a.jmp(self.request.thunks.lost);
             }
             Then::Later(at) => {
-                a.set(RAX, self.request.thunks.lost as u64);
-                let jump = a.jmp_far();
-                a.bind_at(jump, at);
+                self.a.set(RAX, self.request.thunks.lost as u64);
+                let jump = self.a.jmp_far();
+                self.a.bind_at(jump, at);
             }
         }
-        a.bind(wrong);
-        a.set(RAX, site.into());
-        a.call(self.request.thunks.interpret);
+        self.a.bind(wrong);
+        self.a.set(RAX, site.into());
+        self.a.call(self.request.thunks.interpret);
     }
 }
 

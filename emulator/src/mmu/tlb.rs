@@ -25,8 +25,10 @@ const PAGE_MASK: u64 = !0xFFF;
 /// Revisions fit the low bits of a tag; 0 is never used.
 const REVISIONS: u64 = 0xFFF;
 const CONTEXTS: usize = 16;
-/// Code pages of each half of the address space that have numbers, for each privilege.
+/// Code pages of each half of the address space that have numbers, for each kind of code.
 pub const NUMBERS: usize = 1 << 12;
+/// Kinds of code: by privilege, and whether it is 64-bit code. See [`crate::core::Core::code_kind`].
+pub const CODE_KINDS: usize = 4;
 /// In [`Tlb::writers`]: several entries.
 const MANY: u16 = u16::MAX;
 const _: () = assert!(ENTRIES * SETS < MANY as usize);
@@ -79,7 +81,7 @@ pub struct Tlb {
     /// Page tables by the 2 MiB that they translate.
     upper: Box<[Upper; UPPERS]>,
     /// Numbers of code pages: see [`Tlb::number`].
-    numbers: Box<[u32; NUMBERS * 4]>,
+    numbers: Box<[u32; NUMBERS * 2 * CODE_KINDS]>,
     /// A bit for each index that may have one other than 0, for each half of the address space.
     numbered: [[u64; NUMBERS / 64]; 2],
     /// A bit for each code page (by the low bits of its number) of each half that may be in use
@@ -129,6 +131,13 @@ struct Context {
     root: usize,
 }
 
+/// Forgets the numbers at an index of [`Tlb::number_index`], of every kind of code.
+fn forget(numbers: &mut [u32; NUMBERS * 2 * CODE_KINDS], index: usize) {
+    for of_kind in numbers.chunks_exact_mut(NUMBERS * 2) {
+        of_kind[index] = 0;
+    }
+}
+
 impl Tlb {
     /// An empty TLB.
     pub fn new() -> Self {
@@ -149,7 +158,7 @@ impl Tlb {
             large: [(u64::MAX, 0); 2],
             code: Box::new([[(0, 0); CODE_ENTRIES]; 1 + SPACES]),
             upper: Box::new([Upper::default(); UPPERS]),
-            numbers: Box::new([0; NUMBERS * 4]),
+            numbers: Box::new([0; NUMBERS * 2 * CODE_KINDS]),
             numbered: [[0; NUMBERS / 64]; 2],
             code_seen: [[0; 64]; 2],
             tables: Vec::new(),
@@ -303,26 +312,27 @@ impl Tlb {
         self.code[set][(la >> 12) as usize & (CODE_ENTRIES - 1)] = entry;
     }
 
-    /// Where the number of the code page of `la` is in [`Tlb::numbers`], for supervisor; for user
-    /// it is 2 * [`NUMBERS`] further on.
+    /// Where the number of the code page of `la` is in [`Tlb::numbers`], for code of
+    /// kind 0; for each further kind it is 2 * [`NUMBERS`] further on.
     #[inline(always)]
     pub const fn number_index(la: u64) -> usize {
         ((la >> 63) as usize * NUMBERS) | ((la >> 12) as usize & (NUMBERS - 1))
     }
 
     /// The number that an accelerator gave to what the code page of `la`, or another one of the
-    /// same index, leads to for this privilege. 0 if that must be looked up (again): numbers are
+    /// same index, leads to for this kind of code. 0 if that must be looked up (again): numbers are
     /// forgotten when the translation is.
     #[inline(always)]
-    pub fn number(&self, la: u64, user: bool) -> u32 {
-        self.numbers[(usize::from(user) * 2 * NUMBERS) | Self::number_index(la)]
+    pub fn number(&self, la: u64, kind: usize) -> u32 {
+        self.numbers[(kind * 2 * NUMBERS) | Self::number_index(la)]
     }
 
-    /// Gives the code page of `la`, which was looked up for this privilege just now, a number.
-    pub fn set_number(&mut self, la: u64, user: bool, number: u32) {
+    /// Gives the code page of `la`, which was looked up for its privilege just now, a number
+    /// for this kind of code.
+    pub fn set_number(&mut self, la: u64, kind: usize, number: u32) {
         let index = Self::number_index(la);
         self.numbered[index / NUMBERS][index % NUMBERS / 64] |= 1 << (index % 64);
-        self.numbers[(usize::from(user) * 2 * NUMBERS) | index] = number;
+        self.numbers[(kind * 2 * NUMBERS) | index] = number;
     }
 
     /// All of [`Tlb::number`].
@@ -341,8 +351,7 @@ impl Tlb {
             while *bits != 0 {
                 let index = half * NUMBERS + word * 64 + bits.trailing_zeros() as usize;
                 *bits &= *bits - 1;
-                self.numbers[index] = 0;
-                self.numbers[2 * NUMBERS + index] = 0;
+                forget(&mut self.numbers, index);
             }
         }
     }
@@ -472,8 +481,7 @@ impl Tlb {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
         let index = Self::number_index(la);
-        self.numbers[index] = 0;
-        self.numbers[2 * NUMBERS + index] = 0;
+        forget(&mut self.numbers, index);
         for set in 0..NEVER {
             let slot = (set * ENTRIES) | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();

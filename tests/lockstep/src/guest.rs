@@ -58,12 +58,14 @@ pub const LOCKED_PAGE: u64 = 9;
 /// The supervisor's.
 pub const KERNEL_PAGE: u64 = 12;
 
-const KERNEL_CODE64: u16 = 0x08;
+/// Selector of the kernel's 64-bit code.
+pub const KERNEL_CODE64: u16 = 0x08;
 const KERNEL_DATA: u16 = 0x10;
 const USER_CODE32: u16 = 0x1B;
 const USER_DATA: u16 = 0x23;
 const USER_CODE64: u16 = 0x2B;
-const KERNEL_CODE32: u16 = 0x30;
+/// Selector of 32-bit code of ring 0.
+pub const KERNEL_CODE32: u16 = 0x30;
 const TASK: u16 = 0x38;
 const TICK_VECTOR: u64 = 0x30;
 
@@ -269,6 +271,10 @@ fn restart(boot: &Boot) -> Vec<u8> {
         code.extend_from_slice(&[0x48, 0xC7, 0x44, 0x24, offset]);
         code.extend_from_slice(&value.to_le_bytes());
     }
+    // mov eax,USER_DATA; mov ds,eax; mov es,eax: the program may have loaded others
+    code.push(0xB8);
+    code.extend_from_slice(&u32::from(USER_DATA).to_le_bytes());
+    code.extend_from_slice(&[0x8E, 0xD8, 0x8E, 0xC0]);
     // pop rax; add rsp,8; iretq
     code.extend_from_slice(&[0x58, 0x48, 0x83, 0xC4, 8, 0x48, 0xCF]);
     code

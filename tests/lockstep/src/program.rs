@@ -50,7 +50,7 @@ struct Writer<'a> {
 #[must_use]
 pub fn generate(seed: u64, number: u64) -> Program {
     let mut rng = Rng::new(seed.wrapping_mul(0x1_0000_0001) ^ Rng::new(!number).bits());
-    let level = Level { long: !rng.one_in(5), user: rng.below(3) > 0 };
+    let level = Level { long: !rng.one_in(3), user: rng.below(3) > 0 };
     let taste = match rng.below(8) {
         0 => Taste::Vectors,
         1 => Taste::X87,
@@ -192,7 +192,7 @@ impl Writer<'_> {
             }
             9 if self.rng.one_in(2) => self.counted_loop(),
             10 if self.rng.one_in(4) => self.system(),
-            11 | 12 if self.long => self.fields(),
+            11 | 12 => self.fields(),
             13 if self.rng.one_in(6) => self.garbage(),
             _ => self.plain(),
         }
@@ -348,8 +348,10 @@ impl Writer<'_> {
             let register = self.rng.below(3) as u8;
             let rex = self.rng.pick(&[0x48, 0x4C]);
             let modrm = 0x40 | register << 3 | base;
+            let long = self.long;
             let with = |rex: u8, opcode: &[u8], modrm: u8, last: &[u8]| {
-                [&[rex], opcode, &[modrm], sib, last].concat()
+                let rex: &[u8] = if long { &[rex] } else { &[] };
+                [rex, opcode, &[modrm], sib, last].concat()
             };
             let bytes = match self.rng.below(16) {
                 // mov, add, cmp, inc, cmov, movaps
@@ -365,7 +367,10 @@ impl Writer<'_> {
                 12 => vec![self.rng.pick(&[0x50, 0x59])],
                 13 => with(0x40, &[0xFF], 0x70 | base, &[disp]),
                 // add, sub, lea
-                14 => vec![0x48, 0x83, self.rng.pick(&[0xC0, 0xE8]) | base, disp & 0x3F],
+                14 => {
+                    let rex: &[u8] = if long { &[0x48] } else { &[] };
+                    [rex, &[0x83, self.rng.pick(&[0xC0, 0xE8]) | base, disp & 0x3F]].concat()
+                }
                 _ => with(0x48, &[0x8D], 0x40 | base << 3 | base, &[disp]),
             };
             self.items.push(self.code.len());

@@ -3,7 +3,7 @@
 
 use devices::time::Icount;
 use drivers::lockstep::twins::Twins;
-use emulator::cpu::{RAX, RCX, RDI, RSI, RSP};
+use emulator::cpu::{CS, FS, RAX, RBX, RCX, RDI, RSI, RSP};
 use emulator::machine::{Machine, Stop};
 use jit::Jit;
 use lockstep::{guest, program};
@@ -76,5 +76,55 @@ fn flags_behind_a_pushfq_that_needs_no_check() {
             guest::store(ram, guest::DATA + 0x810, &word.to_le_bytes());
             machine
         });
+    }
+}
+
+#[test]
+fn code_of_both_widths_at_one_address() {
+    // call X; jmp far [DATA] to B; B: call X; jmp far to the start; X: in 64-bit code inc rax;
+    // add rbx,rax; ret; in 32-bit code dec eax; inc eax; dec eax; add ebx,eax; ret
+    let start = guest::CODE;
+    let narrow = [guest::KERNEL_CODE32 as u8, 0];
+    let long = [guest::KERNEL_CODE64 as u8, 0];
+    let there = (start as u32 + 0x40).to_le_bytes();
+    let data = (guest::DATA as u32).to_le_bytes();
+    let mut code = [&[0xE8, 0x7B, 0, 0, 0, 0xFF, 0x2C, 0x25][..], &data].concat();
+    code.resize(0x40, 0xCC);
+    code.extend_from_slice(&[0xE8, 0x3B, 0, 0, 0, 0xEA]);
+    code.extend_from_slice(&(start as u32).to_le_bytes());
+    code.extend_from_slice(&long);
+    code.resize(0x80, 0xCC);
+    code.extend_from_slice(&[0x48, 0xFF, 0xC0, 0x48, 0x01, 0xC3, 0xC3]);
+    let rounds = 40;
+    let machine = check(12 * rounds, || {
+        let registers = [(RAX, 5), (RBX, 0), (RSP, guest::DATA + 0x800)];
+        let mut machine = machine(start, &code, &registers);
+        let ram = &mut machine.core_mut().ram;
+        guest::store(ram, guest::DATA, &[&there[..], &narrow].concat());
+        machine
+    });
+    // Each round adds 6 and then 5.
+    assert_eq!(machine.core().cpu.regs[RBX], 11 * rounds);
+}
+
+#[test]
+fn a_segment_of_32_bit_code_that_is_not_open() {
+    // mov eax,fs:[ebx]; inc ecx; jmp to the start
+    let code = [0x64, 0x8B, 0x03, 0x41, 0xEB, 0xFA];
+    for limit in [u32::MAX, 0x7F] {
+        let machine = check(30, || {
+            let registers = [(RBX, 0xFFFF_FF90), (RCX, 0)];
+            let mut machine = machine(guest::CODE, &code, &registers);
+            let core = machine.core_mut();
+            core.cpu.segs[CS].access = 0xC09B;
+            core.cpu.segs[CS].selector = guest::KERNEL_CODE32;
+            core.cpu.segs[FS].base = guest::DATA + 0x100;
+            core.cpu.segs[FS].limit = limit;
+            core.update_mode();
+            machine
+        });
+        // The offset wraps around within the segment of 4 GiB.
+        let reached = machine.core().cpu.regs[RCX] == 10;
+        assert_eq!(reached, limit == u32::MAX);
     }
 }

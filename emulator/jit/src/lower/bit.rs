@@ -88,7 +88,7 @@ fn in_string(t: &mut Translator, i: &Instruction, op: u8, s: u8) {
         t.a.extend(true, 8, 4, RDX, place(index.into()));
     }
     t.a.shift(7, 8, Rm::Reg(RDX), if s == 8 { 6 } else { 5 });
-    t.a.lea(8, RAX, Rm::Sib(la, RDX, if s == 8 { 3 } else { 2 }, 0));
+    t.a.lea(t.word(), RAX, Rm::Sib(la, RDX, if s == 8 { 3 } else { 2 }, 0));
     let rm = t.check(RAX, s, op != 4, true);
     t.a.load(s, RAX, rm);
     let index = t.host_of(index, RDX);

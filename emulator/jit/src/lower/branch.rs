@@ -1,21 +1,22 @@
 //! Jcc, JMP, CALL, RET.
 
-use super::stack::{adjust, below};
+use super::stack::below;
 use super::{is_memory, operand};
 use crate::asm::Rm;
 use crate::asm::reg::*;
+use crate::classify::is_direct;
 use crate::layout::{in_memory, word};
 use crate::translate::Translator;
 use emulator::cpu;
 use emulator::exec::condition_number;
-use iced_x86::{Instruction, Mnemonic as M, OpKind};
+use iced_x86::{Instruction, Mnemonic as M};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    let direct = i.op0_kind() == OpKind::NearBranch64;
+    let direct = is_direct(i);
     match i.mnemonic() {
         M::Jmp if direct => {
             t.save_flags();
-            t.edge(i.near_branch64());
+            t.edge(i.near_branch_target());
         }
         M::Jmp => {
             target(t, i);
@@ -25,7 +26,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
             t.save_flags();
             let top = below(t);
             push_return(t, i, top);
-            t.edge(i.near_branch64());
+            t.edge(i.near_branch_target());
         }
         M::Call => {
             target(t, i);
@@ -37,16 +38,16 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         M::Ret => {
             t.save_flags();
             let top = t.access_stack(cpu::RSP, 0, false);
-            t.a.load(8, RAX, top);
+            t.a.load(t.word(), RAX, top);
             let more = if i.op_count() == 1 { i.immediate(0) as i32 & 0xFFFF } else { 0 };
-            t.indirect(8 + more);
+            t.indirect(i32::from(t.word()) + more);
         }
         _ => {
             let Some(cc) = condition_number(i) else { return false };
             if !i.is_jcc_short_or_near() {
                 return false;
             }
-            t.branch(cc, i.near_branch64());
+            t.branch(cc, i.near_branch_target());
         }
     }
     true
@@ -55,18 +56,18 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
 /// The target of an indirect branch to RAX; the flags to the word.
 fn target(t: &mut Translator, i: &Instruction) {
     t.save_flags();
-    let rm = if is_memory(i, 0) { t.access(i, 8, false, false) } else { operand(i, 0) };
-    t.a.load(8, RAX, rm);
+    let rm = if is_memory(i, 0) { t.access(i, t.word(), false, false) } else { operand(i, 0) };
+    t.a.load(t.word(), RAX, rm);
     t.spoil();
 }
 
 fn push_return(t: &mut Translator, i: &Instruction, top: Rm) {
     let back = i.next_ip();
-    if back as i32 as i64 as u64 == back {
-        t.a.store_imm(8, top, back as i32);
+    if t.word() == 4 || back as i32 as i64 as u64 == back {
+        t.a.store_imm(t.word(), top, back as i32);
     } else {
         t.a.set(RDX, back);
         t.a.store(8, top, RDX);
     }
-    adjust(&mut t.a, -8);
+    t.adjust(-i32::from(t.word()));
 }

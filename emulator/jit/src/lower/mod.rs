@@ -38,8 +38,6 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
     }
 }
 
-pub use stack::adjust;
-
 /// Guest register of operand `n`.
 fn register(i: &Instruction, n: u32) -> u8 {
     number(i.op_register(n))

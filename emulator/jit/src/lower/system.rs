@@ -1,7 +1,7 @@
-//! SWAPGS, CLI, STI, STAC, CLAC, RDTSC, RDTSCP, PUSHFQ, CMPXCHG16B: what kernels execute all the
+//! SWAPGS, CLI, STI, STAC, CLAC, RDTSC, RDTSCP, PUSHF, CMPXCHG16B: what kernels execute all the
 //! time, as long as it is allowed and nothing follows from it; else the interpreter.
 
-use super::stack::{adjust, below};
+use super::stack::below;
 use crate::asm::Rm;
 use crate::asm::alu::{ADC, ADD, AND, CMP, OR, SUB};
 use crate::asm::reg::*;
@@ -33,7 +33,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         M::Clac => access_flag(t, false),
         M::Rdtsc => rdtsc(t, false),
         M::Rdtscp => rdtsc(t, true),
-        M::Pushfq => pushfq(t),
+        M::Pushfq | M::Pushfd => pushf(t),
         M::Cmpxchg16b => cmpxchg16b(t, i),
         _ => return false,
     }
@@ -133,7 +133,7 @@ fn rdtsc(t: &mut Translator, processor: bool) {
     }
 }
 
-fn pushfq(t: &mut Translator) {
+fn pushf(t: &mut Translator) {
     t.save_flags();
     let settle = t.settle();
     t.a.call(settle);
@@ -152,8 +152,9 @@ fn pushfq(t: &mut Translator) {
     a.bind(no_of);
     a.alu_from(OR, 8, RDX, system_flags());
     a.alu_imm(AND, 8, Rm::Reg(RDX), !((VM | RF) as i32));
-    a.store(8, top, RDX);
-    adjust(a, -8);
+    let s = t.word();
+    t.a.store(s, top, RDX);
+    t.adjust(-i32::from(s));
 }
 
 /// Without LOCK or with it: nobody else accesses memory in the middle of an instruction.
