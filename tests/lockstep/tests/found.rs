@@ -81,26 +81,23 @@ fn flags_behind_a_pushfq_that_needs_no_check() {
 
 #[test]
 fn code_of_both_widths_at_one_address() {
-    // call X; jmp far [DATA] to B; B: call X; jmp far to the start; X: in 64-bit code inc rax;
+    // Each on a page of its own, so that X is found by what is known of its page: call rsi;
+    // jmp far [DATA] to B. B: call esi; jmp far to the start. X: in 64-bit code inc rax;
     // add rbx,rax; ret; in 32-bit code dec eax; inc eax; dec eax; add ebx,eax; ret
     let start = guest::CODE;
-    let narrow = [guest::KERNEL_CODE32 as u8, 0];
-    let long = [guest::KERNEL_CODE64 as u8, 0];
-    let there = (start as u32 + 0x40).to_le_bytes();
-    let data = (guest::DATA as u32).to_le_bytes();
-    let mut code = [&[0xE8, 0x7B, 0, 0, 0, 0xFF, 0x2C, 0x25][..], &data].concat();
-    code.resize(0x40, 0xCC);
-    code.extend_from_slice(&[0xE8, 0x3B, 0, 0, 0, 0xEA]);
-    code.extend_from_slice(&(start as u32).to_le_bytes());
-    code.extend_from_slice(&long);
-    code.resize(0x80, 0xCC);
-    code.extend_from_slice(&[0x48, 0xFF, 0xC0, 0x48, 0x01, 0xC3, 0xC3]);
+    let (there, called) = (start + 0x1000, start + 0x2000);
+    let first = [&[0xFF, 0xD6, 0xFF, 0x2C, 0x25][..], &(guest::DATA as u32).to_le_bytes()].concat();
+    let far =
+        |to: u64, selector: u16| [&(to as u32).to_le_bytes()[..], &selector.to_le_bytes()].concat();
+    let second = [&[0xFF, 0xD6, 0xEA][..], &far(start, guest::KERNEL_CODE64)].concat();
     let rounds = 40;
     let machine = check(12 * rounds, || {
-        let registers = [(RAX, 5), (RBX, 0), (RSP, guest::DATA + 0x800)];
-        let mut machine = machine(start, &code, &registers);
+        let registers = [(RAX, 5), (RBX, 0), (RSI, called), (RSP, guest::DATA + 0x800)];
+        let mut machine = machine(start, &first, &registers);
         let ram = &mut machine.core_mut().ram;
-        guest::store(ram, guest::DATA, &[&there[..], &narrow].concat());
+        guest::store(ram, there, &second);
+        guest::store(ram, called, &[0x48, 0xFF, 0xC0, 0x48, 0x01, 0xC3, 0xC3]);
+        guest::store(ram, guest::DATA, &far(there, guest::KERNEL_CODE32));
         machine
     });
     // Each round adds 6 and then 5.
@@ -109,10 +106,11 @@ fn code_of_both_widths_at_one_address() {
 
 #[test]
 fn a_segment_of_32_bit_code_that_is_not_open() {
-    // mov eax,fs:[ebx]; inc ecx; jmp to the start
-    let code = [0x64, 0x8B, 0x03, 0x41, 0xEB, 0xFA];
+    // mov edx,[DATA]; mov eax,fs:[ebx]; inc ecx; jmp to the start
+    let data = (guest::DATA as u32).to_le_bytes();
+    let code = [&[0x8B, 0x15][..], &data, &[0x64, 0x8B, 0x03, 0x41, 0xEB, 0xF4]].concat();
     for limit in [u32::MAX, 0x7F] {
-        let machine = check(30, || {
+        let machine = check(40, || {
             let registers = [(RBX, 0xFFFF_FF90), (RCX, 0)];
             let mut machine = machine(guest::CODE, &code, &registers);
             let core = machine.core_mut();
