@@ -299,7 +299,7 @@ impl Translator<'_> {
 
     /// Linear address of a displacement from a key, in RAX or its base's host register. Uses RAX,
     /// RCX.
-    fn linear(&mut self, key: Key, disp: i64) -> u8 {
+    pub(crate) fn linear(&mut self, key: Key, disp: i64) -> u8 {
         let base = (key.base != NONE).then(|| self.host_of(key.base, RAX));
         let index = (key.index != NONE).then(|| self.host_of(key.index, RCX));
         let word = self.word();

@@ -3,7 +3,7 @@
 //! Contract: [`classify`] says which instructions the families in [`crate::lower`] lower, and what
 //! each does to flags and registers, so that flags need not be kept where nobody can see them.
 
-use crate::lower::{sse, x87};
+use crate::lower::{sse, string, x87};
 use emulator::cpu::{RAX, RBP, RCX, RDX, RSP};
 use emulator::decode::ends_block;
 use iced_x86::{Code, CodeSize, Instruction, MemorySize, Mnemonic as M, OpKind, Register};
@@ -61,7 +61,7 @@ impl Family {
             | Ja | Jae | Jb | Jbe | Je | Jne | Jg | Jge | Jl | Jle
             | Jo | Jno | Jp | Jnp | Js | Jns => Self::Branch,
             Push | Pop | Leave => Self::Stack,
-            Rol | Ror | Shl | Sal | Shr | Sar => Self::Shift,
+            Rol | Ror | Shl | Sal | Shr | Sar | Shld | Shrd => Self::Shift,
             Bt | Bts | Btr | Btc | Popcnt | Tzcnt | Lzcnt | Bsf | Bsr => Self::Bit,
             Imul | Mul | Div | Idiv => Self::MulDiv,
             _ => Self::Other,
@@ -95,6 +95,11 @@ pub struct Item {
 }
 
 impl Item {
+    /// No code is emitted for it after all.
+    pub fn interpreted(&mut self) {
+        (self.lowered, self.memory, self.preserves) = (false, true, false);
+    }
+
     /// Its memory access is known to go well: the code emitted for it cannot fault, and leaves the
     /// host's flags alone unless the instruction sets them.
     pub fn safe(&mut self) {
@@ -105,6 +110,16 @@ impl Item {
             None => stack || preserves(&self.i),
         };
     }
+}
+
+/// Whether the code emitted for the instruction leaves the flags undone: nobody may see them.
+pub fn is_blind(item: &Item) -> bool {
+    item.family == Family::Shift
+        && match item.i.mnemonic() {
+            M::Shld | M::Shrd => true,
+            M::Rol | M::Ror => item.i.op1_kind() == OpKind::Register,
+            _ => false,
+        }
 }
 
 /// Whether a general register can be an operand of emitted code: not AH, BH, CH, DH.
@@ -138,7 +153,7 @@ fn plain_operands(i: &Instruction) -> bool {
     (0..i.op_count()).all(|n| match i.op_kind(n) {
         OpKind::Register => {
             let r = i.op_register(n);
-            plain(r) || r.is_xmm() || r.is_st()
+            plain(r) || r.is_xmm() || r.is_st() || n == 1 && r.is_segment_register()
         }
         OpKind::Memory => {
             let word = u32::from(word(i));
@@ -223,6 +238,13 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         item.preserves = !item.memory && form != x87::Form::Compare;
         return item;
     }
+    if other && let Some((form, _)) = string::form(&i) {
+        item.lowered = true;
+        item.memory = true;
+        item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
+        item.writes = form.writes();
+        return item;
+    }
     let Some((effect, writes)) = lowered(&i) else {
         item.memory = true;
         return item;
@@ -290,6 +312,7 @@ fn lockable(i: &Instruction) -> bool {
                 | M::Xchg
                 | M::Xadd
                 | M::Cmpxchg
+                | M::Cmpxchg8b
                 | M::Cmpxchg16b
                 | M::Bts
                 | M::Btr
@@ -407,16 +430,16 @@ fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
         M::Neg => (Sets, first(i)),
         M::Inc | M::Dec => (Changes, first(i)),
         M::Shl | M::Sal | M::Shr | M::Sar => return shift(i),
-        M::Rol | M::Ror if register && shift_count(i).is_some_and(|n| n != 0) => {
-            (Changes, first(i))
-        }
+        M::Rol | M::Ror if register && shift_count(i) != Some(0) => (Changes, first(i)),
         M::Imul if i.op_count() > 1 && size(i) > 1 => (Sets, first(i)),
         M::Imul | M::Mul if size(i) >= 4 => (Sets, 1 << RAX | 1 << RDX),
         M::Div | M::Idiv if size(i) >= 4 => (None, 1 << RAX | 1 << RDX),
         M::Bt | M::Bts | M::Btr | M::Btc if bits(i) => (Changes, first(i)),
         M::Xadd if i.op0_kind() == OpKind::Memory => (Sets, bit(i, 0) | bit(i, 1)),
         M::Cmpxchg if i.op0_kind() == OpKind::Memory => (Sets, first(i) | 1 << RAX),
-        M::Cmpxchg16b => (Changes, 1 << RAX | 1 << RDX),
+        M::Cmpxchg8b | M::Cmpxchg16b => (Changes, 1 << RAX | 1 << RDX),
+        M::Mov if is_selector(i) => (None, first(i)),
+        M::Shld | M::Shrd if register && double_count(i) => (Changes, first(i)),
         M::Swapgs | M::Cli | M::Sti | M::Stac | M::Clac => (None, 0),
         M::Rdtsc => (None, 1 << RAX | 1 << RDX),
         M::Rdtscp => (None, 1 << RAX | 1 << RDX | 1 << RCX),
@@ -449,6 +472,16 @@ fn is_near_return(i: &Instruction) -> bool {
 /// Whether operand 0 is the target of a direct branch, as wide as the code.
 pub fn is_direct(i: &Instruction) -> bool {
     matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+}
+
+/// MOV from a segment register.
+pub fn is_selector(i: &Instruction) -> bool {
+    i.op1_kind() == OpKind::Register && i.op1_register().is_segment_register()
+}
+
+/// Whether SHLD or SHRD shifts by CL, or by more than 0.
+fn double_count(i: &Instruction) -> bool {
+    i.op2_kind() == OpKind::Register || i.immediate8() & if size(i) == 8 { 63 } else { 31 } != 0
 }
 
 /// BT and its kin, but for 16-bit operands.

@@ -370,7 +370,8 @@ fn operand(item: &Item) -> Option<Access> {
     let bit_string = matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
         && i.op_kind(1) == OpKind::Register;
     let segment = is_narrow(i) && matches!(i.memory_segment(), Register::FS | Register::GS);
-    if bit_string || segment || i.mnemonic() == M::Cmpxchg16b {
+    let pair = matches!(i.mnemonic(), M::Cmpxchg8b | M::Cmpxchg16b);
+    if bit_string || segment || pair {
         return None;
     }
     let size = u8::try_from(i.memory_size().size()).ok().filter(|&s| s > 0)?;

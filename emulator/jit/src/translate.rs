@@ -15,7 +15,7 @@ use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
 use crate::cache::{JUMP_SHIFT, JUMPS, JumpTarget};
-use crate::classify::{Effect, Item, classify, is_quiet};
+use crate::classify::{Effect, Item, classify, is_blind, is_quiet};
 use crate::flags::{Kind, Recipe};
 use crate::groups::Groups;
 use crate::layout::{self, BUDGET, disp, in_memory, word};
@@ -229,6 +229,7 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     cold_misses.clear();
     let len = decode(&request, &mut items);
     let count = items.len();
+    look_for_flags(&mut items);
     if !request.plain {
         groups.prepare(&items);
     }
@@ -395,7 +396,11 @@ impl Translator<'_> {
             self.groups.after(&Item { lowered: false, ..item });
             return;
         }
-        assert!(item.memory || self.misses.is_empty(), "an access was promised to be safe");
+        assert!(
+            item.memory || self.misses.is_empty(),
+            "an access was promised to be safe: {}",
+            item.i
+        );
         if !item.preserves && !self.fresh {
             // Not every access spoils them: see [`crate::groups`].
             self.spoil();
@@ -468,20 +473,7 @@ impl Translator<'_> {
 
     /// The same after instruction `at`, or at the start of the block.
     fn lives(&self, at: Option<usize>) -> bool {
-        self.items[at.map_or(0, |at| at + 1)..]
-            .iter()
-            .find_map(|item| {
-                if !item.lowered || item.memory || item.i.is_jcc_short_or_near() {
-                    return Some(true);
-                }
-                match item.effect {
-                    // What changes some flags needs the others only if they live on behind it.
-                    Effect::None | Effect::Changes => None,
-                    Effect::Sets => Some(false),
-                    _ => Some(true),
-                }
-            })
-            .unwrap_or(true)
+        seen(&self.items[at.map_or(0, |at| at + 1)..])
     }
 
     /// The instruction at hand has just set all flags: they are in the host's.
@@ -757,6 +749,33 @@ impl Translator<'_> {
         self.a.bind(wrong);
         self.a.set(RAX, site.into());
         self.a.call(self.request.thunks.interpret);
+    }
+}
+
+/// Whether anybody can see the flags that are there before these instructions.
+fn seen(items: &[Item]) -> bool {
+    items
+        .iter()
+        .find_map(|item| {
+            if !item.lowered || item.memory || item.i.is_jcc_short_or_near() {
+                return Some(true);
+            }
+            match item.effect {
+                // What changes some flags needs the others only if they live on behind it.
+                Effect::None | Effect::Changes => None,
+                Effect::Sets => Some(false),
+                _ => Some(true),
+            }
+        })
+        .unwrap_or(true)
+}
+
+/// Leaves to the interpreter what is lowered only where nobody sees its flags.
+fn look_for_flags(items: &mut [Item]) {
+    for at in (0..items.len()).rev() {
+        if items[at].lowered && is_blind(&items[at]) && seen(&items[at + 1..]) {
+            items[at].interpreted();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod muldiv;
 mod shift;
 pub mod sse;
 mod stack;
+pub mod string;
 mod system;
 pub mod x87;
 
@@ -33,7 +34,11 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         Family::Bit => bit::lower(t, i),
         Family::MulDiv => muldiv::lower(t, i),
         Family::Other => {
-            sse::lower(t, i) || x87::lower(t, i) || system::lower(t, i) || mov::lower(t, i)
+            sse::lower(t, i)
+                || x87::lower(t, i)
+                || system::lower(t, i)
+                || string::lower(t, i)
+                || mov::lower(t, i)
         }
     }
 }

@@ -4,15 +4,17 @@
 use super::{is_memory, is_register, operand, register};
 use crate::asm::Rm;
 use crate::asm::reg::*;
-use crate::classify::{does_nothing, is_cmov, is_setcc, size};
-use crate::layout::place;
+use crate::classify::{does_nothing, is_cmov, is_selector, is_setcc, size};
+use crate::layout::{cpu_field, place};
 use crate::translate::Translator;
-use emulator::cpu;
+use core::mem::offset_of;
+use emulator::cpu::{self, Cpu, Segment};
 use emulator::exec::{condition_number, size_of};
-use iced_x86::{Instruction, Mnemonic as M};
+use iced_x86::{Instruction, Mnemonic as M, Register};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
     match i.mnemonic() {
+        M::Mov if is_selector(i) => selector(t, i),
         M::Mov => mov(t, i),
         M::Movzx => extend(t, i, false),
         M::Movsx | M::Movsxd => extend(t, i, true),
@@ -74,6 +76,21 @@ fn mov(t: &mut Translator, i: &Instruction) {
         }
     } else {
         immediate(t, register(i, 0), s, i.immediate(1));
+    }
+}
+
+/// MOV from a segment register: a word to memory, else as wide as the register.
+fn selector(t: &mut Translator, i: &Instruction) {
+    let n = i.op1_register() as usize - Register::ES as usize;
+    let from =
+        offset_of!(Cpu, segs) + n * core::mem::size_of::<Segment>() + offset_of!(Segment, selector);
+    if is_memory(i, 0) {
+        let rm = t.access(i, 2, true, true);
+        t.a.extend(false, 4, 2, RDX, cpu_field(from));
+        t.a.store(2, rm, RDX);
+    } else {
+        t.a.extend(false, 4, 2, RDX, cpu_field(from));
+        t.write(register(i, 0), size(i), RDX);
     }
 }
 

@@ -1,4 +1,4 @@
-//! SHL, SHR, SAR by an immediate or CL; ROL and ROR by an immediate.
+//! SHL, SHR, SAR, ROL and ROR by an immediate or CL; SHLD and SHRD whose flags nobody can see.
 
 use super::{is_memory, operand, register};
 use crate::asm::Rm;
@@ -9,9 +9,13 @@ use crate::flags::{AF_CLEAR, Kind};
 use crate::layout::{in_memory, place, word};
 use crate::translate::Translator;
 use emulator::cpu;
-use iced_x86::{Instruction, Mnemonic as M};
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
+    if matches!(i.mnemonic(), M::Shld | M::Shrd) {
+        double(t, i);
+        return true;
+    }
     let op = match i.mnemonic() {
         M::Rol => 0,
         M::Ror => 1,
@@ -23,6 +27,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
     match shift_count(i) {
         Some(n) if op < 2 => rotate(t, i, op, n),
         Some(n) => by(t, i, op, n),
+        None if op < 2 => rotate_by_cl(t, i, op),
         None => by_cl(t, i, op),
     }
     true
@@ -131,4 +136,34 @@ fn rotate(t: &mut Translator, i: &Instruction, op: u8, n: u8) {
     t.a.alu_from(OR, 4, RAX, Rm::Reg(RDX));
     t.a.store(4, in_memory(word::FLAGS), RAX);
     t.only_in_word();
+}
+
+/// Nobody can see the flags: [`crate::classify::is_blind`].
+fn rotate_by_cl(t: &mut Translator, i: &Instruction, op: u8) {
+    assert!(!t.flags_live(), "flags of {i} may be seen");
+    let s = size(i);
+    t.spoil();
+    t.a.load(4, RCX, place(cpu::RCX));
+    t.change(register(i, 0), s, |t, rm| t.a.shift_cl(op, s, rm));
+    t.flags_dead();
+}
+
+/// SHLD and SHRD of registers; nobody can see the flags: [`crate::classify::is_blind`].
+fn double(t: &mut Translator, i: &Instruction) {
+    assert!(!t.flags_live(), "flags of {i} may be seen");
+    let s = size(i);
+    t.spoil();
+    let from = t.host_of(register(i, 1), RAX);
+    let by_cl = i.op2_kind() == OpKind::Register;
+    if by_cl {
+        t.a.load(4, RCX, place(cpu::RCX));
+    }
+    let opcode = if i.mnemonic() == M::Shld { 0xA4 } else { 0xAC };
+    t.change(register(i, 0), s, |t, rm| {
+        t.a.map_0f(0, opcode + u8::from(by_cl), s, from, rm);
+        if !by_cl {
+            t.a.raw(&[i.immediate8()]);
+        }
+    });
+    t.flags_dead();
 }

@@ -1,4 +1,4 @@
-//! SWAPGS, CLI, STI, STAC, CLAC, RDTSC, RDTSCP, PUSHF, CMPXCHG16B: what kernels execute all the
+//! SWAPGS, CLI, STI, STAC, CLAC, RDTSC, RDTSCP, PUSHF, CMPXCHG8B, CMPXCHG16B: what kernels execute all the
 //! time, as long as it is allowed and nothing follows from it; else the interpreter.
 
 use super::stack::below;
@@ -34,14 +34,15 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         M::Rdtsc => rdtsc(t, false),
         M::Rdtscp => rdtsc(t, true),
         M::Pushfq | M::Pushfd => pushf(t),
-        M::Cmpxchg16b => cmpxchg16b(t, i),
+        M::Cmpxchg8b => exchange(t, i, 4),
+        M::Cmpxchg16b => exchange(t, i, 8),
         _ => return false,
     }
     true
 }
 
 /// The flags that are not status flags.
-fn system_flags() -> Rm {
+pub fn system_flags() -> Rm {
     cpu_field(offset_of!(Cpu, flags) + offset_of!(Flags, system))
 }
 
@@ -157,32 +158,34 @@ fn pushf(t: &mut Translator) {
     t.adjust(-i32::from(s));
 }
 
-/// Without LOCK or with it: nobody else accesses memory in the middle of an instruction.
-fn cmpxchg16b(t: &mut Translator, i: &Instruction) {
+/// CMPXCHG8B and CMPXCHG16B, of halves of `s` bytes, without LOCK or with it: nobody else accesses
+/// memory in the middle of an instruction.
+fn exchange(t: &mut Translator, i: &Instruction, s: u8) {
     t.save_flags();
     let la = t.address(i);
-    let rm = t.check_aligned(la, true);
+    let rm = if s == 8 { t.check_aligned(la, true) } else { t.check(la, 2 * s, true, false) };
     let high = match rm {
-        Rm::Mem(base, disp) => Rm::Mem(base, disp + 8),
-        Rm::Sib(base, index, scale, disp) => Rm::Sib(base, index, scale, disp + 8),
+        Rm::Mem(base, disp) => Rm::Mem(base, disp + i32::from(s)),
+        Rm::Sib(base, index, scale, disp) => Rm::Sib(base, index, scale, disp + i32::from(s)),
         _ => unreachable!("the operand of a check"),
     };
     let a = &mut t.a;
     let host = |n: usize| HOSTS[n];
-    a.load(8, RDX, rm);
-    a.alu_from(CMP, 8, RDX, Rm::Reg(host(cpu::RAX)));
+    a.load(s, RDX, rm);
+    a.alu_from(CMP, s, RDX, Rm::Reg(host(cpu::RAX)));
     let low_differs = a.jcc_near(NE);
-    a.load(8, RDX, high);
-    a.alu_from(CMP, 8, RDX, Rm::Reg(host(cpu::RDX)));
+    a.load(s, RDX, high);
+    a.alu_from(CMP, s, RDX, Rm::Reg(host(cpu::RDX)));
     let high_differs = a.jcc_near(NE);
-    a.store(8, rm, host(cpu::RBX));
-    a.store(8, high, host(cpu::RCX));
+    a.store(s, rm, host(cpu::RBX));
+    a.store(s, high, host(cpu::RCX));
     a.alu_imm(OR, 4, in_memory(word::FLAGS), ZF_WORD);
     let done = a.jmp_near();
     a.bind(low_differs);
     a.bind(high_differs);
-    a.load(8, host(cpu::RAX), rm);
-    a.load(8, host(cpu::RDX), high);
+    // The accumulator may be what the address is made of: it comes last.
+    a.load(s, host(cpu::RDX), high);
+    a.load(s, host(cpu::RAX), rm);
     a.alu_imm(AND, 4, in_memory(word::FLAGS), !ZF_WORD);
     a.bind(done);
     t.only_in_word();
