@@ -230,7 +230,7 @@ impl Cache {
 
     /// The number that stands for: the linear page of `la` leads to the page of RAM at `place`,
     /// with 32-bit code or 64-bit code. `None` if there are too many.
-    fn number(&mut self, la: u64, narrow: bool, place: usize) -> Option<u32> {
+    pub fn number(&mut self, la: u64, narrow: bool, place: usize) -> Option<u32> {
         let page = place / devices::ram::PAGE;
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, Page::default);
@@ -294,7 +294,8 @@ impl Cache {
     }
 
     /// Adds a block translated for the next address and numbers.
-    pub fn add(&mut self, place: usize, made: Made, t: &Translation) -> u32 {
+    /// Its last instruction reaches into the page of RAM at `tail`, if that is given.
+    pub fn add(&mut self, place: usize, made: Made, tail: Option<usize>, t: &Translation) -> u32 {
         let Made { rip, narrow, plain } = made;
         let id = self.blocks.len() as u32;
         let code = self.used;
@@ -320,7 +321,9 @@ impl Cache {
             };
             self.links.push(Link { edge, to: NONE, next: NONE });
         }
-        self.pages[place / devices::ram::PAGE].blocks.push(id);
+        for place in [Some(place), tail].into_iter().flatten() {
+            self.pages[place / devices::ram::PAGE].blocks.push(id);
+        }
         id
     }
 
@@ -371,10 +374,15 @@ impl Cache {
     pub fn drop_page(&mut self, page: usize) -> usize {
         let Some(page) = self.pages.get_mut(page) else { return 0 };
         let ids = core::mem::take(&mut page.blocks);
-        for &id in &ids {
-            self.drop_block(id);
+        let mut dropped = 0;
+        for id in ids {
+            // One that reaches into two pages may have been dropped with the other.
+            if self.blocks[id as usize].place != usize::MAX {
+                self.drop_block(id);
+                dropped += 1;
+            }
         }
-        ids.len()
+        dropped
     }
 
     fn drop_block(&mut self, id: u32) {

@@ -92,9 +92,17 @@ pub struct Item {
     pub x87: bool,
     /// Nothing is executed after it in its block.
     pub last: bool,
+    /// It lies on two pages.
+    pub crosses: bool,
 }
 
 impl Item {
+    /// It lies on two pages: the code emitted for it first sees whether the second is still there.
+    pub fn crossing(mut self) -> Self {
+        (self.crosses, self.memory, self.preserves) = (true, true, false);
+        self
+    }
+
     /// No code is emitted for it after all.
     pub fn interpreted(&mut self) {
         (self.lowered, self.memory, self.preserves) = (false, true, false);
@@ -199,6 +207,7 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         writes: 0,
         vector: false,
         x87: false,
+        crosses: false,
         last: invalid || may_end(family) && (ends_block(&i) && !goes_on(&i) || is_jump(&i)),
     };
     if family == Family::Alu && high_byte(&i) && !invalid && !i.has_lock_prefix() {

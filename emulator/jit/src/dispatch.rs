@@ -8,11 +8,12 @@ use crate::cache::{Cache, Made, NONE};
 use crate::memory::CodeMemory;
 use crate::run::{self, Left};
 use crate::thunks::{self, LINK, LOST, OVER, REFUSED};
-use crate::translate::{LARGEST, Request, Translation, translate};
+use crate::translate::{LARGEST, Request, Tail, Translation, translate};
 use devices::ram::PAGE;
 use emulator::accelerator::{Accelerator, BlockCount, Statistics};
 use emulator::core::Core;
 use emulator::cpu::BLOCK_RIP;
+use emulator::decode::MAX_LENGTH;
 use emulator::engine::{Engine, mark_code};
 use emulator::exception::Trap;
 use emulator::op::Exit;
@@ -149,8 +150,11 @@ impl Jit {
             self.cache.counters.push(Box::new([0; 2]));
             self.cache.counters.last().map_or(0, |c| &raw const **c as usize)
         });
+        let next = run::next_page(core, rip);
+        let behind = next.and_then(|next| core.tlb.code(next, core.cpu.cpl == 3));
         let request = Request {
             bytes: &core.ram.bytes()[place..end],
+            tail: behind.map_or(&[], |at| &core.ram.bytes()[at..at + MAX_LENGTH]),
             rip,
             base: self.cache.next_address(),
             numbers: self.cache.numbers(),
@@ -163,12 +167,22 @@ impl Jit {
         translate(request, translation);
         assert!(translation.code.len() <= LARGEST, "a block of {} bytes", translation.code.len());
         mark_code(core, place, translation.len);
+        let mut tail = None;
+        if let (Some(Tail { len, number }), Some(at), Some(next)) = (translation.tail, behind, next)
+        {
+            mark_code(core, at, len);
+            // No page has the number that is there now.
+            if let Some(known) = self.cache.number(next, narrow, at) {
+                translation.code[number..number + 4].copy_from_slice(&known.to_le_bytes());
+            }
+            tail = Some(at);
+        }
         let s = &mut self.statistics;
         s.blocks += 1;
         s.instructions += translation.count as u64;
         s.guest_bytes += translation.len as u64;
         s.host_bytes += translation.code.len() as u64;
-        let id = self.cache.add(place, Made { rip, narrow, plain }, translation);
+        let id = self.cache.add(place, Made { rip, narrow, plain }, tail, translation);
         if let Some(begun) = begun {
             self.statistics.translating_ns += TIMED * begun.elapsed().as_nanos() as u64;
         }

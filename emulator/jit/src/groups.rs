@@ -341,7 +341,7 @@ fn immediate(i: &Instruction) -> bool {
 /// The accesses of an instruction, as far as they are made by [`Wanted`].
 fn accesses(item: &Item) -> [Option<Access>; 2] {
     let i = &item.i;
-    if !item.memory || item.x87 || !item.lowered {
+    if !item.memory || item.x87 || !item.lowered || item.crosses {
         return [None; 2];
     }
     let stack = |disp, kind| {

@@ -229,11 +229,32 @@ fn fetched(core: &mut Core, cache: &mut Cache, site: u32) -> Result<Op, Trap> {
         && core.ram.bytes()[at..at + here] == crossing.bytes[..here]
         && crossing_bytes(core, site.rip, len)? == crossing.bytes
     {
-        return Ok(crossing.op);
+        let op = crossing.op;
+        number_tail(core, cache, core.cpu.rip);
+        return Ok(op);
     }
     let op = fetch_single(core, site.rip)?.ops[0];
     *crossing = Crossing { op, bytes: crossing_bytes(core, site.rip, op.len.into())? };
     Ok(op)
+}
+
+/// The linear address of the page behind that of `rip`, if there is one.
+pub fn next_page(core: &Core, rip: u64) -> Option<u64> {
+    let next = (rip | 0xFFF).wrapping_add(1);
+    (core.mode.bits == 64 || next <= 0xFFFF_FFFF).then_some(next)
+}
+
+/// Gives the page behind that of `rip`, where an instruction that was just fetched ends, its number,
+/// so that translated code may execute such an instruction by itself.
+fn number_tail(core: &mut Core, cache: &mut Cache, rip: u64) {
+    let (kind, narrow) = (core.code_kind(), core.mode.bits != 64);
+    if let Some(next) = next_page(core, rip)
+        && let Some(at) = core.tlb.code(next, core.cpu.cpl == 3)
+        && let Some(number) = cache.number(next, narrow, at)
+        && core.tlb.number(next, kind) != number
+    {
+        core.tlb.set_number(next, kind, number);
+    }
 }
 
 /// Executes one instruction, by itself.

@@ -23,6 +23,7 @@ use crate::lower;
 use crate::thunks::{LINK, OVER, REFUSED, Thunks};
 use core::mem::offset_of;
 use core::ops::Range;
+use emulator::decode::MAX_LENGTH;
 use emulator::mmu::tlb::Tlb;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 
@@ -83,10 +84,22 @@ pub struct Translation {
     pub edges: Vec<Edge>,
     /// Instructions that may be interpreted.
     pub sites: Vec<Site>,
+    /// Its last instruction lies on two pages.
+    pub tail: Option<Tail>,
     work: Work,
 }
 
+/// What of a block lies on the next page.
+#[derive(Clone, Copy)]
+pub struct Tail {
+    /// Bytes of it.
+    pub len: usize,
+    /// Offset in the block's code of the number that the next page must have, four bytes.
+    pub number: usize,
+}
+
 /// What a translation needs while it is made.
+
 #[derive(Default)]
 struct Work {
     items: Vec<Item>,
@@ -103,6 +116,8 @@ struct Work {
 pub struct Request<'a> {
     /// The guest's bytes, to the end of the page.
     pub bytes: &'a [u8],
+    /// The first bytes of the next page, if it is known where that is.
+    pub tail: &'a [u8],
     /// RIP of the first.
     pub rip: u64,
     /// Where the code will lie.
@@ -212,7 +227,12 @@ pub struct Translator<'a> {
     cold: Vec<Cold>,
     edges: Vec<Edge>,
     sites: Vec<Site>,
+    tail: Option<Tail>,
+    joined: Joined,
 }
+
+/// The bytes of an instruction that lies on two pages, and what follows.
+type Joined = [u8; 2 * MAX_LENGTH];
 
 /// Translates the block that `request` describes into `to`.
 pub fn translate(request: Request<'_>, to: &mut Translation) {
@@ -227,7 +247,8 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     misses.clear();
     group_misses.clear();
     cold_misses.clear();
-    let len = decode(&request, &mut items);
+    let mut joined = [0; 2 * MAX_LENGTH];
+    let len = decode(&request, &mut items, &mut joined);
     let count = items.len();
     look_for_flags(&mut items);
     if !request.plain {
@@ -250,6 +271,8 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
         cold,
         edges,
         sites,
+        tail: None,
+        joined,
     };
     t.head(count as u32);
     for at in 0..count {
@@ -258,22 +281,28 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     }
     if !t.items[count - 1].last {
         t.save_flags();
-        t.edge(t.wrap(request.rip.wrapping_add(len as u64)));
+        t.edge(t.wrap(t.items[count - 1].i.next_ip()));
     }
     t.finish();
     let Translator { items, cold, misses, group_misses, cold_misses, groups, probes, .. } = t;
     let work = Work { items, cold, misses, group_misses, cold_misses, groups, probes };
-    *to = Translation { code: t.a.bytes, count, len, edges: t.edges, sites: t.sites, work };
+    let (edges, sites, tail) = (t.edges, t.sites, t.tail);
+    *to = Translation { code: t.a.bytes, count, len, edges, sites, tail, work };
 }
 
-/// The block's instructions; gives back how many bytes they are.
-fn decode(request: &Request<'_>, items: &mut Vec<Item>) -> usize {
+/// The block's instructions; gives back how many bytes they are on the block's page.
+fn decode(request: &Request<'_>, items: &mut Vec<Item>, joined: &mut Joined) -> usize {
     let bits = if request.narrow { 32 } else { 64 };
     let mut decoder = Decoder::with_ip(bits, request.bytes, request.rip, DecoderOptions::NONE);
     let mut len = 0;
     while items.len() < MOST {
         let i = decoder.decode();
         match decoder.last_error() {
+            DecoderError::NoMoreBytes if let Some(item) = across(request, bits, len, joined) => {
+                items.push(item);
+                len = request.bytes.len();
+                break;
+            }
             DecoderError::NoMoreBytes if items.is_empty() => {
                 // It crosses the page: the interpreter fetches it each time.
                 len = request.bytes.len();
@@ -304,6 +333,20 @@ fn decode(request: &Request<'_>, items: &mut Vec<Item>) -> usize {
     len
 }
 
+/// The instruction at offset `at` of the block, which reaches into the next page; `None` if it is
+/// not known what is there. Its bytes are put into `joined`.
+fn across(request: &Request<'_>, bits: u32, at: usize, joined: &mut Joined) -> Option<Item> {
+    let here = request.bytes.get(at..).filter(|here| here.len() < MAX_LENGTH)?;
+    let there = &request.tail[..request.tail.len().min(MAX_LENGTH)];
+    let len = here.len() + there.len();
+    joined[..here.len()].copy_from_slice(here);
+    joined[here.len()..len].copy_from_slice(there);
+    let rip = request.rip.wrapping_add(at as u64);
+    let mut decoder = Decoder::with_ip(bits, &joined[..len], rip, DecoderOptions::NONE);
+    let i = decoder.decode();
+    (!i.is_invalid() && !there.is_empty()).then(|| classify(i, false).crossing())
+}
+
 impl Translator<'_> {
     /// The instruction at hand.
     pub fn item(&self) -> &Item {
@@ -328,6 +371,9 @@ impl Translator<'_> {
     /// Its bytes.
     pub fn instruction_bytes(&self) -> &[u8] {
         let i = &self.item().i;
+        if self.item().crosses {
+            return &self.joined[..i.len()];
+        }
         let at = i.ip().wrapping_sub(self.request.rip) as usize;
         &self.request.bytes[at..at + i.len()]
     }
@@ -384,13 +430,16 @@ impl Translator<'_> {
     /// Whether the next instruction notes its address for the x87, whatever happens.
     pub fn next_notes(&self) -> bool {
         let next = self.items.get(self.at + 1);
-        next.is_some_and(|item| item.x87 && lower::x87::always_notes(&item.i))
+        next.is_some_and(|item| item.x87 && !item.crosses && lower::x87::always_notes(&item.i))
     }
 
     fn instruction(&mut self) {
         let item = *self.item();
         self.before = FlagState { host: None, ..self.flags };
         self.fresh = false;
+        if item.lowered && item.crosses {
+            self.check_tail(&item);
+        }
         if !item.lowered || !lower::lower(self, &item.i) {
             self.interpret();
             self.groups.after(&Item { lowered: false, ..item });
@@ -429,6 +478,20 @@ impl Translator<'_> {
             self.flags.recipe = None;
         }
         self.groups.after(&item);
+    }
+
+    /// The interpreter executes the instruction unless the next page is where it was. Uses RAX.
+    fn check_tail(&mut self, item: &Item) {
+        let next = self.wrap((item.i.ip() | 0xFFF).wrapping_add(1));
+        self.spoil();
+        self.a.load(8, RAX, in_memory(word::NUMBERS));
+        // An immediate that takes four bytes.
+        let known = Rm::Mem(RAX, 4 * Tlb::number_index(next) as i32);
+        self.a.alu_imm(CMP, 4, known, i32::MAX);
+        let number = self.a.bytes.len() - 4;
+        self.miss(5);
+        let here = (next.wrapping_sub(item.i.ip()) & 0xFFF) as usize;
+        self.tail = Some(Tail { len: item.i.len() - here, number });
     }
 
     /// Executes the instruction at hand by the interpreter.

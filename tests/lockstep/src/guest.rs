@@ -280,6 +280,12 @@ fn restart(boot: &Boot) -> Vec<u8> {
     code
 }
 
+/// Address of the page-table entry of `la`, a place in the program's reach.
+#[must_use]
+pub fn page_entry(la: u64) -> u64 {
+    PT + 8 * ((la >> 12) - 512)
+}
+
 /// JMP rel32 at `at`.
 pub fn jump(at: u64, to: u64) -> Vec<u8> {
     let distance = to.wrapping_sub(at + 5) as u32;

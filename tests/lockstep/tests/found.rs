@@ -126,3 +126,65 @@ fn a_segment_of_32_bit_code_that_is_not_open() {
         assert_eq!(reached, limit == u32::MAX);
     }
 }
+
+/// Adds up a number, half of which lies on the next page, in EBX; `end` follows.
+fn across(upper: u8, end: &[u8]) -> ([u8; 2], Vec<u8>) {
+    // mov eax,imm32; add ebx,eax
+    ([0xB8, 1], [&[upper, 0, 0, 0x01, 0xC3], end].concat())
+}
+
+#[test]
+fn an_instruction_on_two_pages_whose_second_page_is_written() {
+    let (start, page) = (guest::CODE, guest::CODE + 0x1000);
+    // inc ecx; mov [page],cl; jmp to the number
+    let disp = (page as u32).to_le_bytes();
+    let first = [&[0xFF, 0xC1, 0x88, 0x0C, 0x25][..], &disp, &guest::jump(start + 9, page - 2)];
+    let first = first.concat();
+    let (number, rest) = across(0, &guest::jump(page + 5, start));
+    let rounds = 40;
+    // The second page is executed first, so that it is known where it is.
+    let machine = check(2 + 6 * rounds, || {
+        let registers = [(RAX, 0), (RBX, 0), (RCX, 0), (RSP, guest::DATA + 0x800)];
+        let mut machine = machine(page + 3, &rest[3..], &registers);
+        let ram = &mut machine.core_mut().ram;
+        guest::store(ram, page - 2, &number);
+        guest::store(ram, page, &rest[..3]);
+        guest::store(ram, start, &first);
+        machine
+    });
+    let sum = (1..=rounds).map(|n| n << 8 | 1).sum::<u64>();
+    assert_eq!(machine.core().cpu.regs[RBX], sum);
+}
+
+#[test]
+fn an_instruction_on_two_pages_whose_second_page_is_exchanged() {
+    let (start, page, other) = (guest::CODE, guest::CODE + 0x1000, guest::CODE + 0x3000);
+    // xor qword [entry],page^other; invlpg [page]; mov ecx,2; jmp to the number
+    let entry = (guest::page_entry(page) as u32).to_le_bytes();
+    let first = [
+        &[0x48, 0x81, 0x34, 0x25][..],
+        &entry,
+        &((page ^ other) as u32).to_le_bytes(),
+        &[0x0F, 0x01, 0x3C, 0x25],
+        &(page as u32).to_le_bytes(),
+        &[0xB9, 2, 0, 0, 0],
+        &guest::jump(start + 25, page - 2),
+    ]
+    .concat();
+    // dec ecx; jnz to the number; jmp to the start
+    let end = [&[0xFF, 0xC9, 0x75, 0xF5][..], &guest::jump(page + 9, start)].concat();
+    let (number, rest) = across(3, &end);
+    let rounds = 20;
+    // The number is reached first while it is known where the second page is.
+    let machine = check(12 + 2 * 13 * rounds, || {
+        let registers = [(RAX, 0), (RBX, 0), (RCX, 3), (RSP, guest::DATA + 0x800)];
+        let mut machine = machine(page + 3, &rest[3..], &registers);
+        let ram = &mut machine.core_mut().ram;
+        guest::store(ram, start, &first);
+        guest::store(ram, page - 2, &number);
+        guest::store(ram, page, &rest[..3]);
+        guest::store(ram, other, &across(7, &end).1);
+        machine
+    });
+    assert_eq!(machine.core().cpu.regs[RBX], 2 * 0x301 + rounds * 2 * (0x301 + 0x701));
+}
