@@ -336,7 +336,7 @@ fn decode(request: &Request<'_>, items: &mut Vec<Item>, joined: &mut Joined) -> 
 /// The instruction at offset `at` of the block, which reaches into the next page; `None` if it is
 /// not known what is there. Its bytes are put into `joined`.
 fn across(request: &Request<'_>, bits: u32, at: usize, joined: &mut Joined) -> Option<Item> {
-    let here = request.bytes.get(at..).filter(|here| here.len() < MAX_LENGTH)?;
+    let here = request.bytes.get(at..).filter(|here| (1..MAX_LENGTH).contains(&here.len()))?;
     let there = &request.tail[..request.tail.len().min(MAX_LENGTH)];
     let len = here.len() + there.len();
     joined[..here.len()].copy_from_slice(here);

@@ -156,10 +156,15 @@ fn an_instruction_on_two_pages_whose_second_page_is_written() {
     assert_eq!(machine.core().cpu.regs[RBX], sum);
 }
 
-#[test]
-fn an_instruction_on_two_pages_whose_second_page_is_exchanged() {
+/// How often the second page is exchanged there and back.
+const EXCHANGES: u64 = 20;
+
+/// Goes around twice over the end of a page, exchanges the second page, and so on: `last` are the
+/// two bytes at the end of the first, `rest(n)` the second page up to `add ebx,eax`: together `count`
+/// instructions. Gives back the sum.
+fn exchanged(last: [u8; 2], count: u64, rest: impl Fn(u8) -> Vec<u8>) -> u64 {
     let (start, page, other) = (guest::CODE, guest::CODE + 0x1000, guest::CODE + 0x3000);
-    // xor qword [entry],page^other; invlpg [page]; mov ecx,2; jmp to the number
+    // xor qword [entry],page^other; invlpg [page]; mov ecx,2; jmp to the last bytes
     let entry = (guest::page_entry(page) as u32).to_le_bytes();
     let first = [
         &[0x48, 0x81, 0x34, 0x25][..],
@@ -171,20 +176,40 @@ fn an_instruction_on_two_pages_whose_second_page_is_exchanged() {
         &guest::jump(start + 25, page - 2),
     ]
     .concat();
-    // dec ecx; jnz to the number; jmp to the start
-    let end = [&[0xFF, 0xC9, 0x75, 0xF5][..], &guest::jump(page + 9, start)].concat();
-    let (number, rest) = across(3, &end);
-    let rounds = 20;
-    // The number is reached first while it is known where the second page is.
-    let machine = check(12 + 2 * 13 * rounds, || {
+    let second = |n| {
+        // add ebx,eax; dec ecx; jnz to the last bytes; jmp to the start
+        let rest = rest(n);
+        let add = page + rest.len() as u64;
+        let back = (page - 2).wrapping_sub(add + 6) as u8;
+        let end = [&[0x01, 0xC3, 0xFF, 0xC9, 0x75, back][..], &guest::jump(add + 6, start)];
+        (add, [&rest[..], &end.concat()].concat())
+    };
+    let inner = 2 * (count + 3);
+    // The last bytes are reached first while it is known where the second page is.
+    let machine = check(4 + inner + 2 * EXCHANGES * (5 + inner), || {
         let registers = [(RAX, 0), (RBX, 0), (RCX, 3), (RSP, guest::DATA + 0x800)];
-        let mut machine = machine(page + 3, &rest[3..], &registers);
-        let ram = &mut machine.core_mut().ram;
-        guest::store(ram, start, &first);
-        guest::store(ram, page - 2, &number);
-        guest::store(ram, page, &rest[..3]);
-        guest::store(ram, other, &across(7, &end).1);
+        let (add, bytes) = second(3);
+        let mut machine = machine(start, &first, &registers);
+        let core = machine.core_mut();
+        core.cpu.rip = add;
+        guest::store(&mut core.ram, page - 2, &last);
+        guest::store(&mut core.ram, page, &bytes);
+        guest::store(&mut core.ram, other, &second(7).1);
         machine
     });
-    assert_eq!(machine.core().cpu.regs[RBX], 2 * 0x301 + rounds * 2 * (0x301 + 0x701));
+    machine.core().cpu.regs[RBX]
+}
+
+#[test]
+fn an_instruction_on_two_pages_whose_second_page_is_exchanged() {
+    // mov eax,imm32
+    let sum = exchanged([0xB8, 1], 1, |n| vec![n, 0, 0]);
+    assert_eq!(sum, 2 * 0x301 + EXCHANGES * 2 * (0x301 + 0x701));
+}
+
+#[test]
+fn an_instruction_on_a_page_that_is_exchanged_behind_one_that_ends_a_page() {
+    // 66 nop; mov eax,imm32
+    let sum = exchanged([0x66, 0x90], 2, |n| vec![0xB8, 1, n, 0, 0]);
+    assert_eq!(sum, 2 * 0x301 + EXCHANGES * 2 * (0x301 + 0x701));
 }
