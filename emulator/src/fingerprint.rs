@@ -246,6 +246,8 @@ impl List {
         self.add("NMI blocked", cpu.nmi_blocked);
         self.add("pending debug", cpu.pending_debug);
         self.add("resume at", cpu.resume_at);
+        self.add("exceptions delivered", cpu.delivered.0);
+        self.add("exceptions delivered at", cpu.delivered.1);
     }
 
     fn fpu(&mut self, fpu: &Fpu) {

@@ -47,9 +47,21 @@ pub struct Frame {
     pub code: u32,
 }
 
+/// Exceptions that may be delivered without an instruction that retires in between: more than a
+/// stack of some ten megabytes can hold, so that faults on a stack end as they do on a processor.
+const MOST_DELIVERIES: u32 = 1 << 20;
+
 impl Core {
-    /// Delivers an exception with all that can follow from it: a double fault, and shutdown.
+    /// Delivers an exception with all that can follow from it: a double fault, and shutdown. A
+    /// processor whose handlers fault at their first instructions for ever, each on a stack of its
+    /// own, does nothing else any more; here it shuts down after [`MOST_DELIVERIES`].
     pub fn deliver_exception(&mut self, first: Exception) {
+        let before = if self.cpu.delivered.1 == self.icount { self.cpu.delivered.0 } else { 0 };
+        self.cpu.delivered = (before + 1, self.icount);
+        if before == MOST_DELIVERIES {
+            self.cpu.shutdown = true;
+            return;
+        }
         let mut exception = first;
         loop {
             // A task gate may have switched before it failed: the rest is the new task's.

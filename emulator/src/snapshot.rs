@@ -26,7 +26,7 @@ const SNAPSHOT: &[u8; 8] = b"ftemuSNP";
 /// What begins a state without RAM.
 const STATE: &[u8; 8] = b"ftemuSTA";
 /// Raised when a format changes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Everything but RAM and board.
 #[derive(Serialize, Deserialize)]

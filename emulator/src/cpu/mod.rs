@@ -279,6 +279,8 @@ pub struct Cpu {
     pub pending_debug: u64,
     /// The instruction count at which RF is in force; later it counts as clear.
     pub resume_at: u64,
+    /// Exceptions delivered since an instruction retired, and the instruction count at that time.
+    pub delivered: (u32, u64),
     /// RDRAND, RDSEED.
     pub random: random::Random,
 }
@@ -321,6 +323,7 @@ impl Cpu {
             nmi_blocked: false,
             pending_debug: 0,
             resume_at: 0,
+            delivered: (0, 0),
             random: random::Random::default(),
         }
     }

@@ -286,6 +286,15 @@ pub fn page_entry(la: u64) -> u64 {
     PT + 8 * ((la >> 12) - 512)
 }
 
+/// Makes a vector lead to `to`, on the stack that every handler begins with.
+pub fn lead(ram: &mut Ram, vector: u64, to: u64) {
+    let mut gate = [0; 16];
+    ram.dma_read(IDT + 16 * vector, &mut gate);
+    gate[..2].copy_from_slice(&(to as u16).to_le_bytes());
+    gate[6..12].copy_from_slice(&(to >> 16).to_le_bytes()[..6]);
+    store(ram, IDT + 16 * vector, &gate);
+}
+
 /// JMP rel32 at `at`.
 pub fn jump(at: u64, to: u64) -> Vec<u8> {
     let distance = to.wrapping_sub(at + 5) as u32;

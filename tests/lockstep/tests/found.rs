@@ -213,3 +213,20 @@ fn an_instruction_on_a_page_that_is_exchanged_behind_one_that_ends_a_page() {
     let sum = exchanged([0x66, 0x90], 2, |n| vec![0xB8, 1, n, 0, 0]);
     assert_eq!(sum, 2 * 0x301 + EXCHANGES * 2 * (0x301 + 0x701));
 }
+
+#[test]
+fn a_handler_that_cannot_be_fetched_on_a_stack_of_its_own() {
+    // inc ecx; mov eax,[absent]
+    let absent = guest::DATA + 0x1000 * guest::ABSENT_PAGE;
+    let code = [&[0xFF, 0xC1, 0x8B, 0x04, 0x25][..], &(absent as u32).to_le_bytes()].concat();
+    let [interpreted, translated] = [false, true].map(|jit| {
+        let mut machine = machine(guest::CODE, &code, &[(RCX, 0)]);
+        guest::lead(&mut machine.core_mut().ram, 14, absent);
+        if let Some(jit) = Jit::with_capacity(1 << 20).filter(|_| jit) {
+            drop(machine.set_accelerator(Some(Box::new(jit.eager()))));
+        }
+        (machine.run(Icount(100)), machine.core().icount)
+    });
+    assert_eq!(interpreted, (Stop::Reset, 1));
+    assert_eq!(translated, interpreted);
+}
