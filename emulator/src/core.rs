@@ -56,7 +56,7 @@ pub struct Core {
     pub single_step: bool,
     /// What else the cached translations rest on: map of memory, A20 gate.
     memory_map: (u64, bool),
-    /// Segments that can be accessed at every offset outside 64-bit mode: data, writable, expand-up,
+    /// Outside 64-bit mode: segments that can be accessed at every offset, data, writable, expand-up,
     /// with a limit of 4 GiB; CS: code, readable, with that limit.
     pub open: [bool; 6],
     /// Bits of physical addresses that the A20 gate lets through, as of
@@ -200,20 +200,21 @@ impl Core {
         }
         self.seg_base[6] = 0;
         self.seg_base[FLAT] = 0;
-        for (seg, (open, s)) in self.open.iter_mut().zip(&cpu.segs).enumerate() {
-            // Data: writable, expand-up. Code: readable, so that CS overrides need no check.
-            *open = s.usable
-                && s.limit == u32::MAX
-                && s.access & 0x80 != 0
-                && if seg == cpu::CS { s.kind() & 2 != 0 } else { s.kind() & 0xE == 2 }
-                && !cpu.real_segments();
-        }
-        let flat = [cpu::CS, cpu::SS, cpu::DS, cpu::ES]
-            .iter()
-            .all(|&seg| self.open[seg] && cpu.segs[seg].base == 0);
         self.mode = if code64 {
             Mode { bits: 64, stack32: false, flat: true }
         } else {
+            let real = cpu.real_segments();
+            for (seg, (open, s)) in self.open.iter_mut().zip(&cpu.segs).enumerate() {
+                // Data: writable, expand-up. Code: readable, so that CS overrides need no check.
+                *open = s.usable
+                    && s.limit == u32::MAX
+                    && s.access & 0x80 != 0
+                    && if seg == cpu::CS { s.kind() & 2 != 0 } else { s.kind() & 0xE == 2 }
+                    && !real;
+            }
+            let flat = [cpu::CS, cpu::SS, cpu::DS, cpu::ES]
+                .iter()
+                .all(|&seg| self.open[seg] && cpu.segs[seg].base == 0);
             let bits = if cpu.segs[cpu::CS].big() { 32 } else { 16 };
             Mode { bits, stack32: cpu.segs[cpu::SS].big(), flat }
         };

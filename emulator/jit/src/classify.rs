@@ -40,6 +40,8 @@ pub enum Family {
     Bit,
     /// Multiplications and divisions.
     MulDiv,
+    /// Strings.
+    String,
     /// None of these, or more than one.
     Other,
 }
@@ -64,6 +66,8 @@ impl Family {
             Rol | Ror | Shl | Sal | Shr | Sar | Shld | Shrd => Self::Shift,
             Bt | Bts | Btr | Btc | Popcnt | Tzcnt | Lzcnt | Bsf | Bsr => Self::Bit,
             Imul | Mul | Div | Idiv => Self::MulDiv,
+            Lodsb | Lodsw | Lodsd | Lodsq | Stosb | Stosw | Stosd | Stosq | Movsb | Movsw | Movsq
+            | Scasb | Scasw | Scasd | Scasq | Cmpsb | Cmpsw | Cmpsq => Self::String,
             _ => Self::Other,
         }
     }
@@ -164,18 +168,18 @@ fn plain_operands(i: &Instruction) -> bool {
             plain(r) || r.is_xmm() || r.is_st() || n == 1 && r.is_segment_register()
         }
         OpKind::Memory => {
-            let word = u32::from(word(i));
-            let wide = |r: Register| {
-                matches!(r, Register::None | Register::RIP)
-                    || r.is_gpr() && r.size() == word as usize
-            };
-            let named = i.memory_base() != Register::None || i.memory_index() != Register::None;
-            // Code segments cannot be written to.
-            let code = word == 4 && i.memory_segment() == Register::CS;
-            wide(i.memory_base())
-                && wide(i.memory_index())
-                && (named || i.memory_displ_size() == word)
-                && !code
+            let (base, index) = (i.memory_base(), i.memory_index());
+            let none = base == Register::None && index == Register::None;
+            if is_narrow(i) {
+                let wide = |r: Register| r == Register::None || r.is_gpr32();
+                // Code segments cannot be written to.
+                let code = i.memory_segment() == Register::CS;
+                wide(base) && wide(index) && (!none || i.memory_displ_size() == 4) && !code
+            } else {
+                let wide =
+                    |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
+                wide(base) && wide(index) && (!none || i.memory_displ_size() == 8)
+            }
         }
         _ => true,
     })
@@ -247,7 +251,8 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
         item.preserves = !item.memory && form != x87::Form::Compare;
         return item;
     }
-    if other && let Some((form, _)) = string::form(&i) {
+    let maybe_string = family == Family::String || other && is_ambiguous(&i);
+    if maybe_string && let Some((form, _)) = string::form(&i) {
         item.lowered = true;
         item.memory = true;
         item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
@@ -272,7 +277,8 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
 
 /// Whether an instruction of the family may be the last of its block.
 fn may_end(family: Family) -> bool {
-    matches!(family, Family::Mov | Family::Branch | Family::Stack | Family::Other)
+    use Family::{Branch, Mov, Other, Stack, String};
+    matches!(family, Mov | Branch | Stack | String | Other)
 }
 
 fn is_jump(i: &Instruction) -> bool {
@@ -359,6 +365,11 @@ fn preserves(i: &Instruction) -> bool {
         || is_cmov(i)
 }
 
+/// DS, ES, FS, GS.
+fn is_data_segment(r: Register) -> bool {
+    matches!(r, Register::DS | Register::ES | Register::FS | Register::GS)
+}
+
 /// Whether the event that the interpreter makes of an instruction is only about privilege,
 /// translations, interrupts being allowed, or a device if one was met.
 pub fn is_quiet(i: &Instruction) -> bool {
@@ -380,6 +391,7 @@ pub fn is_quiet(i: &Instruction) -> bool {
             | Invlpg
             | Invpcid
     ) || i.mnemonic() == Mov && i.op0_register().is_cr()
+        || matches!(i.mnemonic(), Mov | Pop) && is_data_segment(i.op0_register())
 }
 
 /// Hints and fences: nothing that the guest could see.
@@ -481,6 +493,11 @@ fn is_near_return(i: &Instruction) -> bool {
 /// Whether operand 0 is the target of a direct branch, as wide as the code.
 pub fn is_direct(i: &Instruction) -> bool {
     matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+}
+
+/// MOVSD and CMPSD are names of strings and of SSE instructions.
+fn is_ambiguous(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Movsd | M::Cmpsd)
 }
 
 /// MOV from a segment register.

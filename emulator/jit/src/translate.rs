@@ -445,11 +445,7 @@ impl Translator<'_> {
             self.groups.after(&Item { lowered: false, ..item });
             return;
         }
-        assert!(
-            item.memory || self.misses.is_empty(),
-            "an access was promised to be safe: {}",
-            item.i
-        );
+        assert!(item.memory || self.misses.is_empty(), "an access was promised to be safe");
         if !item.preserves && !self.fresh {
             // Not every access spoils them: see [`crate::groups`].
             self.spoil();

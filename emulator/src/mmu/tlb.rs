@@ -81,7 +81,9 @@ pub struct Tlb {
     /// Page tables by the 2 MiB that they translate.
     upper: Box<[Upper; UPPERS]>,
     /// Numbers of code pages: see [`Tlb::number`].
-    numbers: Box<[u32; NUMBERS * 2 * CODE_KINDS]>,
+    numbers: Box<Numbers>,
+    /// Kinds of code, from the first on, that may have numbers.
+    kinds: usize,
     /// A bit for each index that may have one other than 0, for each half of the address space.
     numbered: [[u64; NUMBERS / 64]; 2],
     /// A bit for each code page (by the low bits of its number) of each half that may be in use
@@ -131,10 +133,17 @@ struct Context {
     root: usize,
 }
 
-/// Forgets the numbers at an index of [`Tlb::number_index`], of every kind of code.
-fn forget(numbers: &mut [u32; NUMBERS * 2 * CODE_KINDS], index: usize) {
-    for of_kind in numbers.chunks_exact_mut(NUMBERS * 2) {
-        of_kind[index] = 0;
+/// Numbers of code pages.
+type Numbers = [u32; NUMBERS * 2 * CODE_KINDS];
+
+/// Forgets the numbers at an index of [`Tlb::number_index`], of the first `kinds` kinds of code.
+#[inline(always)]
+fn forget(numbers: &mut Numbers, index: usize, kinds: usize) {
+    numbers[index] = 0;
+    numbers[2 * NUMBERS + index] = 0;
+    if kinds > 2 {
+        numbers[4 * NUMBERS + index] = 0;
+        numbers[6 * NUMBERS + index] = 0;
     }
 }
 
@@ -159,6 +168,7 @@ impl Tlb {
             code: Box::new([[(0, 0); CODE_ENTRIES]; 1 + SPACES]),
             upper: Box::new([Upper::default(); UPPERS]),
             numbers: Box::new([0; NUMBERS * 2 * CODE_KINDS]),
+            kinds: 2,
             numbered: [[0; NUMBERS / 64]; 2],
             code_seen: [[0; 64]; 2],
             tables: Vec::new(),
@@ -333,6 +343,9 @@ impl Tlb {
         let index = Self::number_index(la);
         self.numbered[index / NUMBERS][index % NUMBERS / 64] |= 1 << (index % 64);
         self.numbers[(kind * 2 * NUMBERS) | index] = number;
+        if kind >= 2 {
+            self.kinds = CODE_KINDS;
+        }
     }
 
     /// All of [`Tlb::number`].
@@ -351,7 +364,7 @@ impl Tlb {
             while *bits != 0 {
                 let index = half * NUMBERS + word * 64 + bits.trailing_zeros() as usize;
                 *bits &= *bits - 1;
-                forget(&mut self.numbers, index);
+                forget(&mut self.numbers, index, self.kinds);
             }
         }
     }
@@ -481,7 +494,7 @@ impl Tlb {
             code[(la >> 12) as usize & (CODE_ENTRIES - 1)] = (0, 0);
         }
         let index = Self::number_index(la);
-        forget(&mut self.numbers, index);
+        forget(&mut self.numbers, index, self.kinds);
         for set in 0..NEVER {
             let slot = (set * ENTRIES) | ((la >> 12) as usize & (ENTRIES - 1));
             self.entries[slot] = Entry::default();

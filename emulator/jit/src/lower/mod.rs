@@ -33,6 +33,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         Family::Shift => shift::lower(t, i),
         Family::Bit => bit::lower(t, i),
         Family::MulDiv => muldiv::lower(t, i),
+        Family::String => string::lower(t, i),
         Family::Other => {
             sse::lower(t, i)
                 || x87::lower(t, i)

@@ -140,7 +140,7 @@ fn rotate(t: &mut Translator, i: &Instruction, op: u8, n: u8) {
 
 /// Nobody can see the flags: [`crate::classify::is_blind`].
 fn rotate_by_cl(t: &mut Translator, i: &Instruction, op: u8) {
-    assert!(!t.flags_live(), "flags of {i} may be seen");
+    assert!(!t.flags_live(), "flags may be seen");
     let s = size(i);
     t.spoil();
     t.a.load(4, RCX, place(cpu::RCX));
@@ -150,7 +150,7 @@ fn rotate_by_cl(t: &mut Translator, i: &Instruction, op: u8) {
 
 /// SHLD and SHRD of registers; nobody can see the flags: [`crate::classify::is_blind`].
 fn double(t: &mut Translator, i: &Instruction) {
-    assert!(!t.flags_live(), "flags of {i} may be seen");
+    assert!(!t.flags_live(), "flags may be seen");
     let s = size(i);
     t.spoil();
     let from = t.host_of(register(i, 1), RAX);
