@@ -3,7 +3,7 @@
 
 use devices::time::Icount;
 use drivers::lockstep::twins::Twins;
-use emulator::cpu::{CS, FS, RAX, RBX, RCX, RDI, RSI, RSP};
+use emulator::cpu::{CS, FS, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
 use emulator::machine::{Machine, Stop};
 use jit::Jit;
 use lockstep::{guest, program};
@@ -104,6 +104,32 @@ fn code_of_both_widths_at_one_address() {
     assert_eq!(machine.core().cpu.regs[RBX], 11 * rounds);
 }
 
+/// Makes the code to be executed 32-bit code; FS begins in the data.
+fn narrow(machine: &mut Machine) {
+    let core = machine.core_mut();
+    core.cpu.segs[CS].access = 0xC09B;
+    core.cpu.segs[CS].selector = guest::KERNEL_CODE32;
+    core.cpu.segs[FS].base = guest::DATA + 0x100;
+    core.update_mode();
+}
+
+#[test]
+fn a_division_through_a_segment_across_the_end_of_a_page() {
+    // idiv dword fs:[ebx]; inc ecx; jmp to the start. The second page is executed first, so that it
+    // is known where it is.
+    let (page, code) = (guest::CODE + 0x1000, [0x64, 0xF7, 0x3B, 0x41, 0xEB, 0xFA]);
+    let machine = check(32, || {
+        let registers = [(RAX, 77), (RBX, 0), (RCX, 0), (RDX, 0)];
+        let mut machine = machine(page - 2, &code, &registers);
+        let core = machine.core_mut();
+        core.cpu.rip = page + 1;
+        guest::store(&mut core.ram, guest::DATA + 0x100, &[1, 0, 0, 0]);
+        narrow(&mut machine);
+        machine
+    });
+    assert_eq!(machine.core().cpu.regs[RCX], 11);
+}
+
 #[test]
 fn a_segment_of_32_bit_code_that_is_not_open() {
     // mov edx,[DATA]; mov eax,fs:[ebx]; inc ecx; jmp to the start
@@ -113,12 +139,8 @@ fn a_segment_of_32_bit_code_that_is_not_open() {
         let machine = check(40, || {
             let registers = [(RBX, 0xFFFF_FF90), (RCX, 0)];
             let mut machine = machine(guest::CODE, &code, &registers);
-            let core = machine.core_mut();
-            core.cpu.segs[CS].access = 0xC09B;
-            core.cpu.segs[CS].selector = guest::KERNEL_CODE32;
-            core.cpu.segs[FS].base = guest::DATA + 0x100;
-            core.cpu.segs[FS].limit = limit;
-            core.update_mode();
+            machine.core_mut().cpu.segs[FS].limit = limit;
+            narrow(&mut machine);
             machine
         });
         // The offset wraps around within the segment of 4 GiB.
