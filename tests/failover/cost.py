@@ -93,11 +93,15 @@ class Served:
             return self.work(self.works[name])
         return getattr(self, name)()
 
+    def make_ready(self, name):
+        """Prepares a workload, the first time."""
+        if name not in self.ready:
+            self.ready.add(name)
+            self.works[name].prepare()
+
     def work(self, work):
         """One run of a workload."""
-        if work.name not in self.ready:
-            self.ready.add(work.name)
-            work.prepare()
+        self.make_ready(work.name)
         sides = [self.pair.side(self.pair.live)]
         if self.kind != "pair":
             before = sides[0].cpu_seconds()
@@ -140,9 +144,7 @@ class Served:
 
     def asks(self):
         """Round trips of redis PINGs."""
-        if "redis" not in self.ready:
-            self.ready.add("redis")
-            self.works["redis"].prepare()
+        self.make_ready("redis")
         client = Redis(self.world.place(6379))
         client.open()
         asks = []
@@ -158,6 +160,7 @@ class Served:
         """The backup is killed under load, and a new one joins."""
         if self.kind != "pair":
             return {}
+        self.make_ready("redis")
         work, place = self.world.guest, self.world.place
         load = subprocess.Popen(
             [*work.ssh(place), "while :; do head -c 50M /dev/urandom | gzip >/root/load; done"],
