@@ -49,7 +49,7 @@ pub struct Frame {
 
 /// Exceptions that may be delivered without an instruction that retires in between: more than a
 /// stack of some ten megabytes can hold, so that faults on a stack end as they do on a processor.
-const MOST_DELIVERIES: u32 = 1 << 20;
+pub const MOST_DELIVERIES: u32 = 1 << 20;
 
 impl Core {
     /// Delivers an exception with all that can follow from it: a double fault, and shutdown. A
