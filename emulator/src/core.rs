@@ -56,8 +56,8 @@ pub struct Core {
     pub single_step: bool,
     /// What else the cached translations rest on: map of memory, A20 gate.
     memory_map: (u64, bool),
-    /// Outside 64-bit mode: segments that can be accessed at every offset, data, writable, expand-up,
-    /// with a limit of 4 GiB; CS: code, readable, with that limit.
+    /// Outside 64-bit mode: segments that can be accessed at every offset, data, writable,
+    /// expand-up, with a limit of 4 GiB; CS: code, readable, with that limit.
     pub open: [bool; 6],
     /// Bits of physical addresses that the A20 gate lets through, as of
     /// [`Core::refresh_memory_map`].

@@ -32,8 +32,8 @@ struct Retry {
 
 /// Where displacements of group members count from, at most.
 const FAR: u64 = 1 << 60;
-/// Misses that an instruction can have, of each kind: IDIV of a number in memory has three, one more
-/// through a segment of 32-bit code, one more across the end of a page.
+/// Misses that an instruction can have, of each kind: IDIV of a number in memory has three, one
+/// more through a segment of 32-bit code, one more across the end of a page.
 const MOST_MISSES: usize = 5;
 
 /// Code that looks in the TLB, as it was emitted last: it differs by little else than the size.

@@ -1,6 +1,7 @@
 //! Translated blocks and the ways between them.
 //!
-//! Contract: a block is found by its place in RAM, its RIP and whether it is 64-bit code. Blocks jump to each other directly:
+//! Contract: a block is found by its place in RAM, its RIP and whether it is 64-bit code. Blocks
+//! jump to each other directly:
 //! within a page for as long as both live; to another page while the TLB has that page's *number*
 //! ([`Tlb::number`]) for the target. A number stands for a linear page that leads to a certain page
 //! of RAM: it is the same in every process where that is so, and the TLB forgets it with the

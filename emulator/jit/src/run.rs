@@ -244,8 +244,8 @@ pub fn next_page(core: &Core, rip: u64) -> Option<u64> {
     (core.mode.bits == 64 || next <= 0xFFFF_FFFF).then_some(next)
 }
 
-/// Gives the page behind that of `rip`, where an instruction that was just fetched ends, its number,
-/// so that translated code may execute such an instruction by itself.
+/// Gives the page behind that of `rip`, where an instruction that was just fetched ends, its
+/// number, so that translated code may execute such an instruction by itself.
 fn number_tail(core: &mut Core, cache: &mut Cache, rip: u64) {
     let (kind, narrow) = (core.code_kind(), core.mode.bits != 64);
     if let Some(next) = next_page(core, rip)

@@ -27,7 +27,8 @@ const REVISIONS: u64 = 0xFFF;
 const CONTEXTS: usize = 16;
 /// Code pages of each half of the address space that have numbers, for each kind of code.
 pub const NUMBERS: usize = 1 << 12;
-/// Kinds of code: by privilege, and whether it is 64-bit code. See [`crate::core::Core::code_kind`].
+/// Kinds of code: by privilege, and whether it is 64-bit code. See
+/// [`crate::core::Core::code_kind`].
 pub const CODE_KINDS: usize = 4;
 /// In [`Tlb::writers`]: several entries.
 const MANY: u16 = u16::MAX;

@@ -182,8 +182,8 @@ fn an_instruction_on_two_pages_whose_second_page_is_written() {
 const EXCHANGES: u64 = 20;
 
 /// Goes around twice over the end of a page, exchanges the second page, and so on: `last` are the
-/// two bytes at the end of the first, `rest(n)` the second page up to `add ebx,eax`: together `count`
-/// instructions. Gives back the sum.
+/// two bytes at the end of the first, `rest(n)` the second page up to `add ebx,eax`: together
+/// `count` instructions. Gives back the sum.
 fn exchanged(last: [u8; 2], count: u64, rest: impl Fn(u8) -> Vec<u8>) -> u64 {
     let (start, page, other) = (guest::CODE, guest::CODE + 0x1000, guest::CODE + 0x3000);
     // xor qword [entry],page^other; invlpg [page]; mov ecx,2; jmp to the last bytes

@@ -1,5 +1,5 @@
-//! SWAPGS, CLI, STI, STAC, CLAC, RDTSC, RDTSCP, PUSHF, CMPXCHG8B, CMPXCHG16B: what kernels execute all the
-//! time, as long as it is allowed and nothing follows from it; else the interpreter.
+//! SWAPGS, CLI, STI, STAC, CLAC, RDTSC, RDTSCP, PUSHF, CMPXCHG8B, CMPXCHG16B: what kernels execute
+//! all the time, as long as it is allowed and nothing follows from it; else the interpreter.
 
 use super::stack::below;
 use crate::asm::Rm;
