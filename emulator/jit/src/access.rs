@@ -315,7 +315,7 @@ impl Translator<'_> {
             (None, Some(index)) => self.a.lea(word, RAX, Rm::Index(index, key.scale, disp as i32)),
         }
         if key.segment != NONE {
-            self.a.alu_from(ADD, 8, RAX, layout::segment_base(key.segment.into()));
+            self.a.alu_from(ADD, word, RAX, layout::segment_base(key.segment.into()));
         }
         RAX
     }

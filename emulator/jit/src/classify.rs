@@ -371,7 +371,7 @@ fn is_data_segment(r: Register) -> bool {
 }
 
 /// Whether the event that the interpreter makes of an instruction is only about privilege,
-/// translations, interrupts being allowed, or a device if one was met.
+/// segments, translations, interrupts being allowed, or a device if one was met.
 pub fn is_quiet(i: &Instruction) -> bool {
     use M::*;
     matches!(

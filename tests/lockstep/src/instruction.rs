@@ -17,8 +17,11 @@ pub const BASES: [u32; 3] = [3, 5, 6];
 /// The register that points into the code.
 pub const CODE_BASE: u32 = 7;
 
+/// Exchanges of two registers and memory.
+pub const PAIRS: [Code; 2] = [Cmpxchg8b_m64, Cmpxchg16b_m128];
+
 /// What ordinary code is made of.
-const COMMON: &[Code] = &[
+pub const COMMON: &[Code] = &[
     Mov_r64_rm64,
     Mov_rm64_r64,
     Mov_r32_rm32,
@@ -411,6 +414,8 @@ pub struct Maker<'a> {
     pub long: bool,
     /// What is preferred.
     pub taste: Taste,
+    /// The register that memory operands are reached through; else one of [`BASES`].
+    pub base: Option<u32>,
 }
 
 impl Maker<'_> {
@@ -641,10 +646,15 @@ impl Maker<'_> {
             (true, _) => BASES[0],
             _ => self.rng.pick(&BASES),
         };
+        let base = self.base.unwrap_or(base);
         i.set_memory_base(first + base);
         let mut distance = self.rng.below(0x180) as i64 - 0x80;
         if self.rng.one_in(8) {
             distance = self.rng.below(0x4000) as i64 - 0x2000;
+        }
+        // Without a displacement the register itself is the address.
+        if self.rng.one_in(if self.base.is_some() { 2 } else { 16 }) {
+            distance = 0;
         }
         if aligned {
             distance &= !(alignment as i64 - 1);

@@ -1,7 +1,7 @@
 //! Random programs: chunks of random instructions, and the jumps between them.
 
 use crate::guest::{self, Boot, CODE, CODE_SIZE, DATA, DATA_SIZE, Level, PLACE_COUNT, STACK};
-use crate::instruction::{BASES, CODE_BASE, Maker, Taste};
+use crate::instruction::{BASES, CODE_BASE, COMMON, Maker, PAIRS, Taste};
 use conformance::generate::random_state;
 use conformance::state::{Mode, State};
 use conformance::values::Rng;
@@ -158,7 +158,7 @@ impl Writer<'_> {
     /// Makes `register` point into its area.
     fn point(&mut self, register: u32) {
         let at = self.here();
-        let mut maker = Maker { rng: self.rng, long: self.long, taste: self.taste };
+        let mut maker = Maker { rng: self.rng, long: self.long, taste: self.taste, base: None };
         let value = match register {
             CODE_BASE => maker.code_pointer(at),
             _ => maker.data_pointer(register),
@@ -194,13 +194,35 @@ impl Writer<'_> {
             10 if self.rng.one_in(4) => self.system(),
             11 | 12 => self.fields(),
             13 if self.rng.one_in(6) => self.garbage(),
+            14 if self.rng.one_in(2) => self.through(),
             _ => self.plain(),
         }
     }
 
     fn plain(&mut self) {
         let at = self.here();
-        let bytes = Maker { rng: self.rng, long: self.long, taste: self.taste }.any(at);
+        let bytes = Maker { rng: self.rng, long: self.long, taste: self.taste, base: None }.any(at);
+        self.items.push(self.code.len());
+        self.code.extend_from_slice(&bytes);
+    }
+
+    /// An instruction that reaches memory through a register which it may use or write itself.
+    fn through(&mut self) {
+        let register = self.rng.below(3) as u32;
+        let (long, taste) = (self.long, self.taste);
+        let base = Some(register);
+        let value = Maker { rng: self.rng, long, taste, base }.data_pointer(BASES[0]);
+        self.load(register, value as u32);
+        let at = self.here();
+        let bytes = loop {
+            let mut maker = Maker { rng: self.rng, long, taste, base };
+            // The pairs are few among so many.
+            let code =
+                if maker.rng.one_in(8) { maker.rng.pick(&PAIRS) } else { maker.rng.pick(COMMON) };
+            if let Some(bytes) = maker.form(code, at) {
+                break bytes;
+            }
+        };
         self.items.push(self.code.len());
         self.code.extend_from_slice(&bytes);
     }
@@ -268,8 +290,8 @@ impl Writer<'_> {
         self.load(1, count as u32);
         for register in [6, 7] {
             if self.rng.below(4) > 0 {
-                let value =
-                    Maker { rng: self.rng, long: self.long, taste: self.taste }.data_pointer(6);
+                let value = Maker { rng: self.rng, long: self.long, taste: self.taste, base: None }
+                    .data_pointer(6);
                 self.load(register, value as u32);
             }
         }

@@ -163,12 +163,14 @@ fn pushf(t: &mut Translator) {
 fn exchange(t: &mut Translator, i: &Instruction, s: u8) {
     t.save_flags();
     let la = t.address(i);
-    let rm = if s == 8 { t.check_aligned(la, true) } else { t.check(la, 2 * s, true, false) };
-    let high = match rm {
-        Rm::Mem(base, disp) => Rm::Mem(base, disp + i32::from(s)),
-        Rm::Sib(base, index, scale, disp) => Rm::Sib(base, index, scale, disp + i32::from(s)),
-        _ => unreachable!("the operand of a check"),
-    };
+    // The registers that are written may be what the address is made of.
+    if s == 8 {
+        let rm = t.check_aligned(la, true);
+        t.a.lea(8, RCX, rm);
+    } else {
+        t.check(la, 2 * s, true, true);
+    }
+    let (rm, high) = (Rm::Mem(RCX, 0), Rm::Mem(RCX, s.into()));
     let a = &mut t.a;
     let host = |n: usize| HOSTS[n];
     a.load(s, RDX, rm);
@@ -183,9 +185,8 @@ fn exchange(t: &mut Translator, i: &Instruction, s: u8) {
     let done = a.jmp_near();
     a.bind(low_differs);
     a.bind(high_differs);
-    // The accumulator may be what the address is made of: it comes last.
-    a.load(s, host(cpu::RDX), high);
     a.load(s, host(cpu::RAX), rm);
+    a.load(s, host(cpu::RDX), high);
     a.alu_imm(AND, 4, in_memory(word::FLAGS), !ZF_WORD);
     a.bind(done);
     t.only_in_word();
