@@ -50,8 +50,13 @@ const WASTEFUL: f64 = 2.0;
 const CREDIT: f64 = 40.0;
 /// and so many more with each second.
 const CREDITS_A_SECOND: f64 = 3.0;
-/// Two of those changes are this far apart.
+/// Two of those changes are this far apart,
 const QUICK: u64 = 8_000_000;
+/// or this far where the rate is above the guest's speed by more than [`WASTEFUL`].
+const AT_ONCE: u64 = 1_000_000;
+/// A guest whose rate became slower because it was ahead, no longer ago than [`QUICK`], may be ahead
+/// by this much more before it waits.
+const GRACE: f64 = 8e6;
 /// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of
 /// the process.
 const PAUSE: u64 = 200_000_000;
@@ -235,7 +240,9 @@ impl Pace {
     #[must_use]
     pub fn rest(&self, target: u64, guest: u64) -> Option<u64> {
         let ahead = guest.saturating_sub(target);
-        (ahead as f64 > AHEAD).then(|| ahead - RESTED as u64)
+        let slowed = self.error_then < 0.0 && self.last - self.changed < QUICK;
+        let most = if slowed { AHEAD + GRACE } else { AHEAD };
+        (ahead as f64 > most).then(|| ahead - RESTED as u64)
     }
 
     /// The rate to change to, if the guest at `guest` should be at `target`.
@@ -262,7 +269,8 @@ impl Pace {
         } else {
             let spacing = if ratio < WASTEFUL { PATIENCE } else { SPACING };
             let waits = error < -TOLERATED;
-            let quick = waits && ratio > 1.0 + STEEP && since >= QUICK && self.credit >= 1.0;
+            let apart = if ratio > WASTEFUL { AT_ONCE } else { QUICK };
+            let quick = waits && ratio > 1.0 + STEEP && since >= apart && self.credit >= 1.0;
             if quick && since < spacing {
                 self.credit -= 1.0;
             }
@@ -304,14 +312,15 @@ mod tests {
 
     /// Runs a guest that is always busy; `cost(host)` is the processor's ns per instruction,
     /// `away(host)` the time in ns for which the processor is taken away after a slice. Returns the
-    /// largest error after the first second and the number of rate changes.
+    /// largest error after the first second, the number of rate changes and the time waited.
     fn busy(
         seconds: u64,
         cost: impl Fn(u64) -> f64,
         mut away: impl FnMut(u64) -> u64,
-    ) -> (u64, u32) {
+    ) -> (u64, u32, u64) {
         let mut pace = Pace::new();
         let (mut host, mut guest, mut changes, mut worst) = (0u64, 0f64, 0, 0f64);
+        let mut waited = 0;
         let (mut rate, mut looked, mut looked_guest) = (pace.rate(), 0, 0f64);
         while host < seconds * 1000 * MS {
             let instructions = (60e3 / pace.cost()).max(100.0);
@@ -332,17 +341,18 @@ mod tests {
                 }
                 if let Some(ns) = pace.rest(target, guest as u64) {
                     host += ns;
+                    waited += ns;
                     pace.waited(host);
                 }
             }
         }
-        (worst as u64, changes)
+        (worst as u64, changes, waited)
     }
 
     #[test]
     fn a_steady_host_needs_few_changes() {
         for cost in [1.3, 5.0, 8.0, 40.0] {
-            let (worst, changes) = busy(60, |_| cost, |_| 0);
+            let (worst, changes, _) = busy(60, |_| cost, |_| 0);
             assert!(worst < 36 * MS, "{cost}: {worst} ns");
             assert!(changes < 150, "{cost}: {changes} changes in a minute, worst {worst}");
         }
@@ -354,7 +364,7 @@ mod tests {
         let noise: Vec<f64> =
             (0..4096).map(|_| 0.8 + (slices.number() % 1000) as f64 / 2000.0).collect();
         let cost = |host: u64| 7.0 * noise[(host / (7 * MS) % 4096) as usize];
-        let (worst, changes) = busy(60, cost, |_| 0);
+        let (worst, changes, _) = busy(60, cost, |_| 0);
         assert!(worst < 36 * MS, "{worst} ns");
         assert!(changes < 300, "{changes} changes in a minute");
     }
@@ -363,10 +373,19 @@ mod tests {
     fn a_sudden_change_of_speed_stays_within_bounds() {
         for (a, b) in [(2.0, 20.0), (20.0, 2.0), (3.0, 60.0)] {
             let phase = |host: u64| if (host / (1500 * MS)).is_multiple_of(2) { a } else { b };
-            let (worst, changes) = busy(30, phase, |_| 0);
+            let (worst, changes, _) = busy(30, phase, |_| 0);
             assert!(worst < 45 * MS, "{a} {b}: {worst} ns, {changes} changes");
             assert!(changes < 600, "{changes} changes, worst {worst}");
         }
+    }
+
+    #[test]
+    fn a_short_work_that_is_faster_hardly_waits() {
+        let phase = |host: u64| if host % (900 * MS) < 880 * MS { 28.0 } else { 0.45 };
+        let (worst, changes, waited) = busy(45, phase, |_| 0);
+        assert!(worst < 45 * MS, "{worst} ns");
+        assert!(changes < 600, "{changes} changes");
+        assert!(waited < 50 * 2 * MS, "{waited} ns in 50 times 20 ms");
     }
 
     #[test]
@@ -380,7 +399,7 @@ mod tests {
                 next = host + length + every;
                 length
             };
-            let (worst, changes) = busy(60, |_| 6.0, away);
+            let (worst, changes, _) = busy(60, |_| 6.0, away);
             assert!(worst < 45 * MS, "{every} {length}: {worst} ns, {changes} changes");
             assert!(changes < 600, "{every} {length}: {changes} changes");
         }
@@ -398,7 +417,7 @@ mod tests {
                 length * MS
             };
             let phase = |host: u64| if (host / (900 * MS)).is_multiple_of(2) { 1.5 } else { b };
-            let (worst, changes) = busy(60, phase, away);
+            let (worst, changes, _) = busy(60, phase, away);
             assert!(worst < 90 * MS, "{b} {every} {length}: {worst} ns");
             // Of 9 bytes each: 5 kB of a log.
             assert!(changes < 600, "{b} {every} {length}: {changes} changes");
