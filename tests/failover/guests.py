@@ -5,6 +5,7 @@ to set it up through its network, and clients(). Of its ports those `at_once` an
 a function from the port to (address, port).
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -17,6 +18,12 @@ from sides import Failure
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 COUNTER = os.path.join(HERE, "..", "..", "disk-images", "counter", "counter.img")
+
+
+def forget(image):
+    """Removes the record of what lay at an image's path in an earlier run."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(f"{image}.ftemu")
 
 
 class CounterGuest:
@@ -32,6 +39,7 @@ class CounterGuest:
         """A copy of the disk for a host."""
         path = os.path.join(self.context.work, f"counter-{host}.img")
         shutil.copyfile(COUNTER, path)
+        forget(path)
         return [path]
 
     def prepare(self, place):
@@ -63,6 +71,7 @@ class DebianGuest:
         subprocess.run(
             ["cp", "--sparse=always", os.path.join(self.folder, "debian.img"), path], check=True
         )
+        forget(path)
         return [path]
 
     def ssh(self, place):

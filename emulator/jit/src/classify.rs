@@ -156,8 +156,10 @@ pub fn word(i: &Instruction) -> u8 {
     if is_narrow(i) { 4 } else { 8 }
 }
 
-fn memory_operand(i: &Instruction) -> bool {
-    (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory)
+/// Whether an operand is memory that ModRM or an offset names.
+pub fn memory_operand(i: &Instruction) -> bool {
+    let kinds = [i.op0_kind(), i.op1_kind(), i.op2_kind(), i.op3_kind()];
+    kinds.contains(&OpKind::Memory)
 }
 
 /// Every register operand is plain, and a memory operand has an address as wide as the code.
@@ -167,27 +169,53 @@ fn plain_operands(i: &Instruction) -> bool {
             let r = i.op_register(n);
             plain(r) || r.is_xmm() || r.is_st() || n == 1 && r.is_segment_register()
         }
-        OpKind::Memory => {
-            let (base, index) = (i.memory_base(), i.memory_index());
-            let none = base == Register::None && index == Register::None;
-            if is_narrow(i) {
-                let wide = |r: Register| r == Register::None || r.is_gpr32();
-                // Code segments cannot be written to.
-                let code = i.memory_segment() == Register::CS;
-                wide(base) && wide(index) && (!none || i.memory_displ_size() == 4) && !code
-            } else {
-                let wide =
-                    |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
-                wide(base) && wide(index) && (!none || i.memory_displ_size() == 8)
-            }
-        }
+        OpKind::Memory => wide_address(i),
         _ => true,
     })
 }
 
-/// Guest register of operand 0, if it is one, as a bit.
-fn first(i: &Instruction) -> u32 {
-    bit(i, 0)
+/// The memory operand has an address as wide as the code.
+pub fn wide_address(i: &Instruction) -> bool {
+    let (base, index) = (i.memory_base(), i.memory_index());
+    let none = base == Register::None && index == Register::None;
+    if is_narrow(i) {
+        let wide = |r: Register| r == Register::None || r.is_gpr32();
+        // Code segments cannot be written to.
+        let code = i.memory_segment() == Register::CS;
+        wide(base) && wide(index) && (!none || i.memory_displ_size() == 4) && !code
+    } else {
+        let wide = |r: Register| matches!(r, Register::None | Register::RIP) || r.is_gpr64();
+        wide(base) && wide(index) && (!none || i.memory_displ_size() == 8)
+    }
+}
+
+/// Guest registers that an instruction writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Writes {
+    /// Whatever the operands are, a bit each.
+    always: u32,
+    /// Operand 0, if it is one.
+    first: bool,
+    /// Operand 1, if it is one.
+    second: bool,
+}
+
+impl Writes {
+    /// Operand 0.
+    pub const FIRST: Self = Self { always: 0, first: true, second: false };
+    const BOTH: Self = Self { always: 0, first: true, second: true };
+
+    /// These, a bit each.
+    pub const fn always(registers: u32) -> Self {
+        Self { always: registers, first: false, second: false }
+    }
+
+    /// Those of `i`, a bit each.
+    fn of(self, i: &Instruction) -> u32 {
+        let first = if self.first { bit(i, 0) } else { 0 };
+        let second = if self.second { bit(i, 1) } else { 0 };
+        self.always | first | second
+    }
 }
 
 fn bit(i: &Instruction, n: u32) -> u32 {
@@ -198,81 +226,111 @@ fn bit(i: &Instruction, n: u32) -> u32 {
     }
 }
 
-/// The shape of `i`.
+/// What of an [`Item`] is the same for most instructions of a [`Code`]: see [`crate::shapes`].
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// See [`Item`], as for the others.
+    pub family: Family,
+    /// Code is emitted for it.
+    pub lowered: bool,
+    memory: bool,
+    effect: Effect,
+    preserves: bool,
+    writes: Writes,
+    /// The code emitted for it uses XMM registers.
+    pub vector: bool,
+    x87: bool,
+    last: bool,
+}
+
+impl Shape {
+    /// Of an instruction.
+    pub fn item(self, i: Instruction) -> Item {
+        let Self { family, lowered, memory, effect, preserves, writes, vector, x87, last } = self;
+        let writes = writes.of(&i);
+        let crosses = false;
+        Item { i, family, lowered, memory, effect, preserves, writes, vector, x87, last, crosses }
+    }
+}
+
+/// What is to be known of `i`.
 pub fn classify(i: Instruction, invalid: bool) -> Item {
+    shape(&i, invalid).item(i)
+}
+
+/// The same without what only this one has.
+pub fn shape(i: &Instruction, invalid: bool) -> Shape {
     let family = Family::of(i.mnemonic());
-    let mut item = Item {
-        i,
+    let mut shape = Shape {
         family,
         lowered: false,
         memory: true,
         effect: Effect::Changes,
         preserves: false,
-        writes: 0,
+        writes: Writes::always(0),
         vector: false,
         x87: false,
-        crosses: false,
-        last: invalid || may_end(family) && (ends_block(&i) && !goes_on(&i) || is_jump(&i)),
+        last: invalid || may_end(family) && (ends_block(i) && !goes_on(i) || is_jump(i)),
     };
-    if family == Family::Alu && high_byte(&i) && !invalid && !i.has_lock_prefix() {
-        item.lowered = true;
-        item.memory = false;
-        item.effect = Effect::Sets;
+    if family == Family::Alu && high_byte(i) && !invalid && !i.has_lock_prefix() {
+        shape.lowered = true;
+        shape.memory = false;
+        shape.effect = Effect::Sets;
         if !matches!(i.mnemonic(), M::Test | M::Cmp) {
-            item.writes = 1 << whole_of(i.op0_register());
+            shape.writes = Writes::always(1 << whole_of(i.op0_register()));
         }
-        return item;
+        return shape;
     }
-    if invalid || !plain_operands(&i) || item.last && !branches(&i) {
-        return item;
+    if invalid || !plain_operands(i) || shape.last && !branches(i) {
+        return shape;
     }
-    if i.has_lock_prefix() && !lockable(&i) {
-        return item;
+    if i.has_lock_prefix() && !lockable(i) {
+        return shape;
     }
-    item.memory = memory_operand(&i) && !touches_nothing(&i);
+    shape.memory = memory_operand(i) && !touches_nothing(i);
     let other = family == Family::Other;
-    if other && let Some(form) = sse::form(&i) {
-        item.lowered = true;
-        item.vector = form.is_vector();
-        item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
-        item.writes = form.writes(&i);
-        item.preserves = !item.memory && !form.sets_flags();
-        return item;
+    if other && let Some(form) = sse::form(i) {
+        shape.lowered = true;
+        shape.vector = form.is_vector();
+        shape.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
+        shape.writes = form.writes();
+        shape.preserves = !shape.memory && !form.sets_flags();
+        return shape;
     }
-    if other && let Some(form) = x87::form(&i) {
-        item.lowered = true;
-        item.x87 = true;
-        item.effect = match form {
+    if other && let Some(form) = x87::form(i) {
+        shape.lowered = true;
+        shape.x87 = true;
+        shape.effect = match form {
             x87::Form::Compare => Effect::Sets,
             x87::Form::Conditional(_) => Effect::Reads,
             _ => Effect::None,
         };
-        item.writes = x87::writes(form);
-        item.preserves = !item.memory && form != x87::Form::Compare;
-        return item;
+        shape.writes = x87::writes(form);
+        shape.preserves = !shape.memory && form != x87::Form::Compare;
+        return shape;
     }
-    let maybe_string = family == Family::String || other && is_ambiguous(&i);
-    if maybe_string && let Some((form, _)) = string::form(&i) {
-        item.lowered = true;
-        item.memory = true;
-        item.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
-        item.writes = form.writes();
-        return item;
+    let maybe_string = family == Family::String || other && is_ambiguous(i);
+    if maybe_string && let Some((form, _)) = string::form(i) {
+        shape.lowered = true;
+        shape.memory = true;
+        shape.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
+        shape.writes = form.writes();
+        return shape;
     }
-    let Some((effect, writes)) = lowered(&i) else {
-        item.memory = true;
-        return item;
+    let Some((effect, writes)) = lowered(i) else {
+        shape.memory = true;
+        return shape;
     };
-    item.lowered = true;
-    item.effect = effect;
-    item.writes = writes;
+    shape.lowered = true;
+    shape.effect = effect;
+    shape.writes = writes;
     let may_preserve = matches!(family, Family::Mov | Family::Branch | Family::Other);
-    item.preserves = may_preserve && !item.memory && preserves(&i);
+    shape.preserves = may_preserve && !shape.memory && preserves(i);
     use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};
     // Divisions may fault as well.
-    item.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
-    item.memory |= other && is_system(&i);
-    item
+    shape.memory |= matches!(i.mnemonic(), Push | Pop | Call | Ret | Leave | Div | Idiv);
+    shape.memory |= other && is_system(i);
+    shape
 }
 
 /// Whether an instruction of the family may be the last of its block.
@@ -433,49 +491,56 @@ pub fn size(i: &Instruction) -> u8 {
 }
 
 /// The effect on flags and the registers written, of what is lowered.
-fn lowered(i: &Instruction) -> Option<(Effect, u32)> {
+fn lowered(i: &Instruction) -> Option<(Effect, Writes)> {
     use Effect::*;
+    const FIRST: Writes = Writes::FIRST;
+    const NOTHING: Writes = Writes::always(0);
+    let only = |registers| Writes::always(registers);
     let register = size(i) >= 4 && i.op0_kind() == OpKind::Register;
     let general = |n| i.op_kind(n) != OpKind::Register || i.op_register(n).is_gpr();
     Some(match i.mnemonic() {
-        M::Mov if general(0) && general(1) => (None, first(i)),
-        M::Movzx | M::Movsx | M::Movsxd | M::Lea | M::Not => (None, first(i)),
-        M::Bswap if size(i) > 2 => (None, first(i)),
-        M::Cdqe | M::Cwde => (None, 1 << RAX),
-        M::Cdq | M::Cqo => (None, 1 << RDX),
-        _ if does_nothing(i) => (None, 0),
-        M::Xchg => (None, bit(i, 0) | bit(i, 1)),
-        M::Add | M::Sub | M::And | M::Or | M::Xor => (Sets, first(i)),
-        M::Cmp | M::Test => (Sets, 0),
-        M::Adc | M::Sbb => (ReadsAndSets, first(i)),
-        M::Neg => (Sets, first(i)),
-        M::Inc | M::Dec => (Changes, first(i)),
+        M::Mov if general(0) && general(1) => (None, FIRST),
+        M::Movzx | M::Movsx | M::Movsxd | M::Lea | M::Not => (None, FIRST),
+        M::Bswap if size(i) > 2 => (None, FIRST),
+        M::Cdqe | M::Cwde => (None, only(1 << RAX)),
+        M::Cdq | M::Cqo => (None, only(1 << RDX)),
+        _ if does_nothing(i) => (None, NOTHING),
+        M::Xchg => (None, Writes::BOTH),
+        M::Add | M::Sub | M::And | M::Or | M::Xor => (Sets, FIRST),
+        M::Cmp | M::Test => (Sets, NOTHING),
+        M::Adc | M::Sbb => (ReadsAndSets, FIRST),
+        M::Neg => (Sets, FIRST),
+        M::Inc | M::Dec => (Changes, FIRST),
         M::Shl | M::Sal | M::Shr | M::Sar => return shift(i),
-        M::Rol | M::Ror if register && shift_count(i) != Some(0) => (Changes, first(i)),
-        M::Imul if i.op_count() > 1 && size(i) > 1 => (Sets, first(i)),
-        M::Imul | M::Mul if size(i) >= 4 => (Sets, 1 << RAX | 1 << RDX),
-        M::Div | M::Idiv if size(i) >= 4 => (None, 1 << RAX | 1 << RDX),
-        M::Bt | M::Bts | M::Btr | M::Btc if bits(i) => (Changes, first(i)),
-        M::Xadd if i.op0_kind() == OpKind::Memory => (Sets, bit(i, 0) | bit(i, 1)),
-        M::Cmpxchg if i.op0_kind() == OpKind::Memory => (Sets, first(i) | 1 << RAX),
-        M::Cmpxchg8b | M::Cmpxchg16b => (Changes, 1 << RAX | 1 << RDX),
-        M::Mov if is_selector(i) => (None, first(i)),
-        M::Shld | M::Shrd if register && double_count(i) => (Changes, first(i)),
-        M::Swapgs | M::Cli | M::Sti | M::Stac | M::Clac => (None, 0),
-        M::Rdtsc => (None, 1 << RAX | 1 << RDX),
-        M::Rdtscp => (None, 1 << RAX | 1 << RDX | 1 << RCX),
-        M::Pushfq | M::Pushfd => (Reads, 1 << RSP),
-        M::Popcnt | M::Tzcnt | M::Lzcnt | M::Bsf | M::Bsr if size(i) >= 4 => (Sets, first(i)),
-        M::Push if size(i) == word(i) || is_immediate(i) => (None, 1 << RSP),
-        M::Pop if size(i) == word(i) && i.op0_kind() == OpKind::Register => {
-            (None, 1 << RSP | first(i))
+        M::Rol | M::Ror if register && shift_count(i) != Some(0) => (Changes, FIRST),
+        M::Imul if i.op_count() > 1 && size(i) > 1 => (Sets, FIRST),
+        M::Imul | M::Mul if size(i) >= 4 => (Sets, only(1 << RAX | 1 << RDX)),
+        M::Div | M::Idiv if size(i) >= 4 => (None, only(1 << RAX | 1 << RDX)),
+        M::Bt | M::Bts | M::Btr | M::Btc if bits(i) => (Changes, FIRST),
+        M::Xadd if i.op0_kind() == OpKind::Memory => (Sets, Writes::BOTH),
+        M::Cmpxchg if i.op0_kind() == OpKind::Memory => {
+            (Sets, Writes { always: 1 << RAX, ..FIRST })
         }
-        M::Leave if matches!(i.code(), Code::Leaveq | Code::Leaved) => (None, 1 << RSP | 1 << RBP),
-        M::Jmp | M::Call if near(i) => (None, 1 << RSP),
-        M::Ret if is_near_return(i) => (None, 1 << RSP),
-        _ if i.is_jcc_short_or_near() && is_direct(i) => (Reads, 0),
-        _ if is_setcc(i) => (Reads, first(i)),
-        _ if is_cmov(i) => (Reads, first(i)),
+        M::Cmpxchg8b | M::Cmpxchg16b => (Changes, only(1 << RAX | 1 << RDX)),
+        M::Mov if is_selector(i) => (None, FIRST),
+        M::Shld | M::Shrd if register && double_count(i) => (Changes, FIRST),
+        M::Swapgs | M::Cli | M::Sti | M::Stac | M::Clac => (None, NOTHING),
+        M::Rdtsc => (None, only(1 << RAX | 1 << RDX)),
+        M::Rdtscp => (None, only(1 << RAX | 1 << RDX | 1 << RCX)),
+        M::Pushfq | M::Pushfd => (Reads, only(1 << RSP)),
+        M::Popcnt | M::Tzcnt | M::Lzcnt | M::Bsf | M::Bsr if size(i) >= 4 => (Sets, FIRST),
+        M::Push if size(i) == word(i) || is_immediate(i) => (None, only(1 << RSP)),
+        M::Pop if size(i) == word(i) && i.op0_kind() == OpKind::Register => {
+            (None, Writes { always: 1 << RSP, ..FIRST })
+        }
+        M::Leave if matches!(i.code(), Code::Leaveq | Code::Leaved) => {
+            (None, only(1 << RSP | 1 << RBP))
+        }
+        M::Jmp | M::Call if near(i) => (None, only(1 << RSP)),
+        M::Ret if is_near_return(i) => (None, only(1 << RSP)),
+        _ if i.is_jcc_short_or_near() && is_direct(i) => (Reads, NOTHING),
+        _ if is_setcc(i) => (Reads, FIRST),
+        _ if is_cmov(i) => (Reads, FIRST),
         _ => return Option::None,
     })
 }
@@ -546,15 +611,15 @@ pub fn shift_count(i: &Instruction) -> Option<u8> {
         .then(|| i.immediate8() & if size(i) == 8 { 63 } else { 31 })
 }
 
-fn shift(i: &Instruction) -> Option<(Effect, u32)> {
+fn shift(i: &Instruction) -> Option<(Effect, Writes)> {
     match shift_count(i) {
         Some(0) => Option::None,
         // Counts beyond the operand's size have flags of their own.
-        Some(n) if u32::from(n) < 8 * u32::from(size(i)) => Some((Effect::Sets, first(i))),
+        Some(n) if u32::from(n) < 8 * u32::from(size(i)) => Some((Effect::Sets, Writes::FIRST)),
         Some(_) => Option::None,
         // By CL: the count may be 0.
         Option::None if size(i) >= 4 && i.op0_kind() == OpKind::Register => {
-            Some((Effect::Changes, first(i)))
+            Some((Effect::Changes, Writes::FIRST))
         }
         Option::None => Option::None,
     }

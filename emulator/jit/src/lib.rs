@@ -10,6 +10,7 @@
 //! | `access` | memory operands: checked with the TLB, or known to be in a page that was |
 //! | `groups` | which accesses share a page |
 //! | `classify` | what a guest instruction does to flags and registers, whether it is lowered |
+//! | `shapes` | what `classify` found before |
 //! | `translate` | a block: decoding, flags, ways out |
 //! | `lower/*` | the families of instructions |
 //! | `flags` | where the guest's flags are |
@@ -42,6 +43,8 @@ mod lower;
 mod memory;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod run;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod shapes;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod thunks;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

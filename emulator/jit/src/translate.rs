@@ -20,6 +20,7 @@ use crate::flags::{Kind, Recipe};
 use crate::groups::Groups;
 use crate::layout::{self, BUDGET, disp, in_memory, word};
 use crate::lower;
+use crate::shapes::Shapes;
 use crate::thunks::{LINK, OVER, REFUSED, Thunks};
 use core::mem::offset_of;
 use core::ops::Range;
@@ -99,7 +100,6 @@ pub struct Tail {
 }
 
 /// What a translation needs while it is made.
-
 #[derive(Default)]
 struct Work {
     items: Vec<Item>,
@@ -109,6 +109,7 @@ struct Work {
     cold_misses: Vec<Miss>,
     groups: Groups,
     probes: Probes,
+    shapes: Shapes,
 }
 
 /// What the translator is told.
@@ -238,7 +239,7 @@ type Joined = [u8; 2 * MAX_LENGTH];
 pub fn translate(request: Request<'_>, to: &mut Translation) {
     let Translation { mut code, mut edges, mut sites, work, .. } = core::mem::take(to);
     let Work { mut items, mut cold, mut misses, mut group_misses, .. } = work;
-    let Work { mut cold_misses, mut groups, probes, .. } = work;
+    let Work { mut cold_misses, mut groups, probes, mut shapes, .. } = work;
     code.clear();
     edges.clear();
     sites.clear();
@@ -248,7 +249,7 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     group_misses.clear();
     cold_misses.clear();
     let mut joined = [0; 2 * MAX_LENGTH];
-    let len = decode(&request, &mut items, &mut joined);
+    let len = decode(&request, &mut items, &mut joined, &mut shapes);
     let count = items.len();
     look_for_flags(&mut items);
     if !request.plain {
@@ -285,13 +286,18 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     }
     t.finish();
     let Translator { items, cold, misses, group_misses, cold_misses, groups, probes, .. } = t;
-    let work = Work { items, cold, misses, group_misses, cold_misses, groups, probes };
+    let work = Work { items, cold, misses, group_misses, cold_misses, groups, probes, shapes };
     let (edges, sites, tail) = (t.edges, t.sites, t.tail);
     *to = Translation { code: t.a.bytes, count, len, edges, sites, tail, work };
 }
 
 /// The block's instructions; gives back how many bytes they are on the block's page.
-fn decode(request: &Request<'_>, items: &mut Vec<Item>, joined: &mut Joined) -> usize {
+fn decode(
+    request: &Request<'_>,
+    items: &mut Vec<Item>,
+    joined: &mut Joined,
+    shapes: &mut Shapes,
+) -> usize {
     let bits = if request.narrow { 32 } else { 64 };
     let mut decoder = Decoder::with_ip(bits, request.bytes, request.rip, DecoderOptions::NONE);
     let mut len = 0;
@@ -325,7 +331,7 @@ fn decode(request: &Request<'_>, items: &mut Vec<Item>, joined: &mut Joined) -> 
             }
         }
         len = decoder.position();
-        items.push(classify(i, false));
+        items.push(shapes.classify(i));
         if items.last().is_some_and(|item| item.last) {
             break;
         }

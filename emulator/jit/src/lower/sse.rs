@@ -8,6 +8,7 @@ use super::{is_memory, register};
 use crate::asm::Rm;
 use crate::asm::alu::{AND, CMP};
 use crate::asm::reg::*;
+use crate::classify::Writes;
 use crate::flags::Kind;
 use crate::groups::unaligned;
 use crate::layout::place;
@@ -55,13 +56,12 @@ impl Form {
         !matches!(self, Form::Checksum | Form::Stream)
     }
 
-    /// General registers written, a bit each.
-    pub fn writes(self, i: &Instruction) -> u32 {
+    /// General registers written.
+    pub fn writes(self) -> Writes {
         match self {
-            Form::Checksum => 1 << register(i, 0),
-            Form::To | Form::Out if !is_memory(i, 0) => 1 << register(i, 0),
-            Form::Text => 1 << cpu::RCX,
-            _ => 0,
+            Form::Checksum | Form::To | Form::Out => Writes::FIRST,
+            Form::Text => Writes::always(1 << cpu::RCX),
+            _ => Writes::always(0),
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::asm::Rm;
 use crate::asm::alu::CMP;
 use crate::asm::reg::*;
-use crate::classify::is_narrow;
+use crate::classify::{Writes, is_narrow};
 use crate::flags::Kind;
 use crate::groups::Key;
 use crate::layout::{in_memory, place, word};
@@ -41,11 +41,13 @@ impl Form {
         matches!(self, Form::Scan | Form::Compare)
     }
 
-    /// General registers written, a bit each.
-    pub fn writes(self) -> u32 {
-        u32::from(self.reads_source()) << RSI
-            | u32::from(self.has_destination()) << RDI
-            | u32::from(self == Form::Load) << cpu::RAX
+    /// General registers written.
+    pub fn writes(self) -> Writes {
+        Writes::always(
+            u32::from(self.reads_source()) << RSI
+                | u32::from(self.has_destination()) << RDI
+                | u32::from(self == Form::Load) << cpu::RAX,
+        )
     }
 }
 

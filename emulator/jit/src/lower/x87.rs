@@ -10,6 +10,7 @@ use super::is_memory;
 use crate::asm::Rm;
 use crate::asm::alu::{AND, CMP};
 use crate::asm::reg::*;
+use crate::classify::Writes;
 use crate::flags::Kind;
 #[cfg(doc)]
 use crate::layout::word;
@@ -157,7 +158,7 @@ fn note(t: &mut Translator, ip: u64) {
     }
 }
 
-/// General registers written, a bit each.
-pub fn writes(form: Form) -> u32 {
-    if form == Form::Status { 1 << cpu::RAX } else { 0 }
+/// General registers written.
+pub fn writes(form: Form) -> Writes {
+    Writes::always(if form == Form::Status { 1 << cpu::RAX } else { 0 })
 }
