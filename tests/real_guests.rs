@@ -56,6 +56,11 @@ fn debian_i386_kernel_to_a_shell_and_off() {
 }
 
 #[test]
+fn i386_programs_on_debian_cloud_kernel() {
+    check("compatibility", "linux/vmlinuz-cloud");
+}
+
+#[test]
 fn debian_generic_kernel_on_the_lan() {
     check("lan", "linux/vmlinuz-generic");
 }

@@ -18,6 +18,7 @@ KERNELS = {
     "cloud": ("vmlinuz-cloud", "initrd.gz"),
     "generic": ("vmlinuz-generic", "initrd-generic.gz"),
     "i386": ("vmlinuz-i386", "initrd-i386.gz"),
+    "compatibility": ("vmlinuz-cloud", "initrd-i386.gz"),
 }
 
 
@@ -59,6 +60,11 @@ def i386_kernel(context):
     return shell_and_poweroff(context, "i386")
 
 
+def compatibility_mode(context):
+    """Debian's cloud amd64 kernel with an i386 busybox: programs in compatibility mode."""
+    return shell_and_poweroff(context, "compatibility")
+
+
 BOTH = ("--engine", "both")
 
 
@@ -70,8 +76,10 @@ def engines_agree(context):
 
 
 def all_engines_agree(context):
-    """The generic and the i386 kernel likewise; a log of the interpreter replays on both engines."""
-    notes = [shell_and_poweroff(context, kernel, BOTH) for kernel in ("generic", "i386")]
+    """The generic and the i386 kernel likewise, and i386 programs on the cloud kernel; a log of the
+    interpreter replays on both engines."""
+    kernels = ("generic", "i386", "compatibility")
+    notes = [shell_and_poweroff(context, kernel, BOTH) for kernel in kernels]
     log, stats = _record(context, "md5sum /bin/busybox", ("--engine", "interpreter"))
     notes += [compare_replay(context, log, stats, ("--engine", name)) for name in ("jit", "both")]
     return "; ".join(notes)

@@ -32,6 +32,7 @@ CHECKS = {
     "cloud": (linux_checks.cloud_kernel, "linux", False, True),
     "generic": (linux_checks.generic_kernel, "linux", False, True),
     "i386": (linux_checks.i386_kernel, "linux", False, True),
+    "compatibility": (linux_checks.compatibility_mode, "linux", False, True),
     "lan": (linux_checks.lan_services, "linux", False, True),
     "time": (linux_checks.guest_time, "linux", False, True),
     "replay": (linux_checks.recorded_boot, "linux", True, True),
