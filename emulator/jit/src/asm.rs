@@ -137,6 +137,17 @@ impl<'a> Room<'a> {
         }
     }
 
+    /// All of these.
+    #[inline(always)]
+    fn all<const N: usize>(&mut self, bytes: [u8; N]) {
+        debug_assert!(self.len() + N <= ROOM, "the room is taken");
+        // SAFETY: as in `byte_if`.
+        unsafe {
+            self.at.cast::<[u8; N]>().write_unaligned(bytes);
+            self.at = self.at.add(N);
+        }
+    }
+
     /// All bytes are there.
     #[inline(always)]
     fn done(self) {
@@ -228,6 +239,39 @@ impl Asm {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Appends a sequence of which all bytes are known: at once, which matters for those that every
+    /// block has.
+    #[inline(always)]
+    pub fn fixed<const N: usize>(&mut self, bytes: [u8; N]) {
+        const { assert!(N <= ROOM, "no more than there is room for") };
+        let mut room = Room::new(&mut self.bytes);
+        room.all(bytes);
+        room.done();
+    }
+
+    /// `mov eax, v`, then `call` or `jmp` to an address within 2 GiB.
+    fn set_and_go(&mut self, v: u64, opcode: u8, address: usize) {
+        let Ok(v) = u32::try_from(v) else {
+            self.set(reg::RAX, v);
+            self.relative(opcode, address);
+            return;
+        };
+        let next = self.here() + 10;
+        let to = (address.wrapping_sub(next) as u32).to_le_bytes();
+        let v = v.to_le_bytes();
+        self.fixed([0xB8, v[0], v[1], v[2], v[3], opcode, to[0], to[1], to[2], to[3]]);
+    }
+
+    /// Sets RAX and calls.
+    pub fn call_with(&mut self, v: u64, address: usize) {
+        self.set_and_go(v, 0xE8, address);
+    }
+
+    /// Sets RAX and jumps.
+    pub fn jmp_with(&mut self, v: u64, address: usize) {
+        self.set_and_go(v, 0xE9, address);
+    }
+
     /// An instruction with a ModRM byte. `opcode` has up to three bytes, `0F` and `0F38` included;
     /// `prefix` is a mandatory prefix or 0. `bytes` says which of the operands (1: reg, 2: rm) are
     /// byte registers.
@@ -269,6 +313,35 @@ impl Asm {
     /// An instruction with one byte of opcode and operands of 4 or 8 bytes: most are, and they fit
     /// a register of the host.
     fn usual(&mut self, opcode: u8, size: u8, reg: u8, rm: Rm) {
+        match rm {
+            Rm::Reg(r) => {
+                let modrm = 0xC0 | (reg & 7) << 3 | r & 7;
+                self.short(opcode, size, (reg >> 3) << 2 | r >> 3, modrm.into(), 1);
+            }
+            Rm::Mem(base, disp) if base & 7 != 4 => {
+                let (mode, len) = displacement(base, disp);
+                let modrm = mode | (reg & 7) << 3 | base & 7;
+                let rest = u64::from(disp as u32) << 8 | u64::from(modrm);
+                self.short(opcode, size, (reg >> 3) << 2 | base >> 3, rest, 1 + len);
+            }
+            _ => self.long(opcode, size, reg, rm),
+        }
+    }
+
+    /// REX if that is needed, the opcode, and `len` bytes of `rest`, at most five.
+    #[inline(always)]
+    fn short(&mut self, opcode: u8, size: u8, rex: u8, rest: u64, len: usize) {
+        let rex = u64::from(u8::from(size == 8) << 3 | rex);
+        let plain = rest << 8 | u64::from(opcode);
+        let prefixed = rex != 0;
+        let mut room = Room::new(&mut self.bytes);
+        let bytes = if prefixed { plain << 8 | 0x40 | rex } else { plain };
+        room.qword(1 + len + usize::from(prefixed), bytes);
+        room.done();
+    }
+
+    /// [`Asm::usual`] with a SIB byte.
+    fn long(&mut self, opcode: u8, size: u8, reg: u8, rm: Rm) {
         let Operand { modrm, sib, rex, disp, len } = Operand::of(rm);
         let rex = u64::from(u8::from(size == 8) << 3 | (reg >> 3) << 2 | rex);
         let mut bytes = u64::from(disp as u32) << (8 * u32::from(sib.is_some()));

@@ -158,8 +158,8 @@ pub fn word(i: &Instruction) -> u8 {
 
 /// Whether an operand is memory that ModRM or an offset names.
 pub fn memory_operand(i: &Instruction) -> bool {
-    let kinds = [i.op0_kind(), i.op1_kind(), i.op2_kind(), i.op3_kind()];
-    kinds.contains(&OpKind::Memory)
+    let memory = |kind| kind == OpKind::Memory;
+    memory(i.op0_kind()) | memory(i.op1_kind()) | memory(i.op2_kind()) | memory(i.op3_kind())
 }
 
 /// Every register operand is plain, and a memory operand has an address as wide as the code.

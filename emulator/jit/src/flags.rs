@@ -8,7 +8,7 @@
 use crate::asm::alu::{ADD, CMP, SUB};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Rm};
-use crate::layout::{in_memory, place, word};
+use crate::layout::{STATE, disp, place, word};
 use emulator::cpu::flags::OF;
 
 /// AF is 0.
@@ -55,18 +55,22 @@ impl Kind {
 
     /// Saves the host's flags to the word; they stay as they are. Uses RAX.
     pub fn save(self, a: &mut Asm) {
-        a.lahf();
+        const WORD: u8 = disp(word::FLAGS) as u8;
+        const _: () = assert!(disp(word::FLAGS) == WORD as i8 as i32 && STATE == RBP);
+        const DERIVED: u8 = (AF_CLEAR | OF_DERIVED) as u8;
+        // lahf; seto al or mov al, imm8 or what makes up the word of them; mov [rbp+disp8], eax
         match self {
-            Kind::Arithmetic => a.setcc(0, Rm::Reg(RAX)),
+            Kind::Arithmetic => a.fixed([0x9F, 0x0F, 0x90, 0xC0, 0x89, 0x45, WORD]),
             Kind::ShiftOne => {
-                a.setcc(0, Rm::Reg(RAX));
-                a.lea(4, RAX, Rm::Mem(RAX, AF_CLEAR as i32));
+                // lea eax, [rax+AF_CLEAR]
+                let or = [0x8D, 0x40, AF_CLEAR as u8];
+                a.fixed([0x9F, 0x0F, 0x90, 0xC0, or[0], or[1], or[2], 0x89, 0x45, WORD]);
             }
-            // mov al, imm8
-            Kind::Logic | Kind::ShiftRight => a.raw(&[0xB0, AF_CLEAR as u8]),
-            Kind::ShiftLeft => a.raw(&[0xB0, (AF_CLEAR | OF_DERIVED) as u8]),
+            Kind::Logic | Kind::ShiftRight => {
+                a.fixed([0x9F, 0xB0, AF_CLEAR as u8, 0x89, 0x45, WORD]);
+            }
+            Kind::ShiftLeft => a.fixed([0x9F, 0xB0, DERIVED, 0x89, 0x45, WORD]),
         }
-        a.store(4, in_memory(word::FLAGS), RAX);
     }
 }
 

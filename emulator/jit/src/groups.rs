@@ -178,6 +178,10 @@ impl Groups {
         items: &mut [Item],
         at: usize,
     ) -> Option<(usize, Group)> {
+        let mut others = self.accesses[at + 1..].iter().flatten().flatten();
+        if !others.any(|other| other.key == wanted.key) {
+            return None;
+        }
         let free = |slot: &Option<Group>| slot.is_none_or(|group| group.until < at);
         let slot = self.slots.iter().position(free)?;
         let group = plan(wanted, items, &self.accesses, at)?;

@@ -63,7 +63,7 @@ pub fn in_memory(n: usize) -> Rm {
 }
 
 /// Displacement from [`STATE`] of the guest's register or word `n`.
-pub fn disp(n: usize) -> i32 {
+pub const fn disp(n: usize) -> i32 {
     n as i32 * 8 - BIAS
 }
 

@@ -44,11 +44,14 @@ impl Shapes {
 /// without AH, BH, CH and DH, with an address of the usual width or a canonical target.
 fn is_usual(i: &Instruction, memory: bool) -> bool {
     let high = |r: Register| (r as usize).wrapping_sub(Register::AH as usize) < 4;
-    let registers = [i.op0_register(), i.op1_register(), i.op2_register()];
-    let repeated = i.has_rep_prefix() || i.has_repne_prefix();
-    !(i.has_lock_prefix() || repeated || registers.into_iter().any(high))
-        && (!memory || wide_address(i))
-        && (i.op0_kind() != OpKind::NearBranch64 || emulator::core::canonical(i.near_branch64()))
+    let odd = high(i.op0_register())
+        | high(i.op1_register())
+        | high(i.op2_register())
+        | i.has_lock_prefix()
+        | i.has_rep_prefix()
+        | i.has_repne_prefix();
+    let far = i.op0_kind() == OpKind::NearBranch64 && !emulator::core::canonical(i.near_branch64());
+    !odd && !far && (!memory || wide_address(i))
 }
 
 /// Whether the next instruction of its code, if it [`is_usual`] as well, has the same shape. Of

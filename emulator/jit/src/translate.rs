@@ -11,7 +11,7 @@
 //!   asks [`Translator::want_flags`], after its access.
 
 use crate::access::{Miss, Probes};
-use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
+use crate::asm::alu::{ADD, AND, CMP, XOR};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
 use crate::cache::{JUMP_SHIFT, JUMPS, JumpTarget};
@@ -389,10 +389,7 @@ impl Translator<'_> {
             self.a.set(RAX, counter as u64);
             self.a.step(0, 8, Rm::Mem(RAX, 0));
         }
-        self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
-        let jump = self.a.jcc_far(8);
-        let state = self.flags;
-        self.cold.push(Cold::Over { jump, state });
+        self.take(count, self.flags);
         self.body = self.a.label();
         let (x87, vectors) = self.wanted(0);
         let thunks = self.request.thunks;
@@ -407,6 +404,15 @@ impl Translator<'_> {
                 self.cold.push(Cold::Ready { jump, resume: self.a.bytes.len(), thunk });
             }
         }
+    }
+
+    /// Takes the block's instructions off the budget; leaves if that is not enough.
+    fn take(&mut self, count: u32, state: FlagState) {
+        const { assert!(MOST < 128 && BUDGET == R15) };
+        // sub r15, imm8; js
+        self.a.fixed([0x49, 0x83, 0xEF, count as u8, 0x0F, 0x88, 0, 0, 0, 0]);
+        let jump = Jump::far(self.a.bytes.len() - 4);
+        self.cold.push(Cold::Over { jump, state });
     }
 
     /// The block is left before its last `count` instructions. Uses RAX; the flags are in the word.
@@ -501,8 +507,7 @@ impl Translator<'_> {
         self.save_flags();
         let last = self.item().last;
         let site = self.site(last);
-        self.a.set(RAX, site.into());
-        self.a.call(self.request.thunks.interpret);
+        self.a.call_with(site.into(), self.request.thunks.interpret);
         self.bring_back(self.wanted(self.at + 1));
         self.flags = FlagState { word: true, host: None, recipe: None };
     }
@@ -674,9 +679,7 @@ impl Translator<'_> {
         }
         state.host = None;
         let count = self.items.len() as u32 - refund;
-        self.a.alu_imm(SUB, 8, Rm::Reg(BUDGET), count as i32);
-        let jump = self.a.jcc_far(8);
-        self.cold.push(Cold::Over { jump, state });
+        self.take(count, state);
         self.a.jmp_label(self.body);
     }
 
@@ -736,8 +739,7 @@ impl Translator<'_> {
                 Cold::Slow { misses, resume, site, before, restore, wanted } => {
                     self.slow(misses);
                     save(&mut self.a, &before);
-                    self.a.set(RAX, site.into());
-                    self.a.call(self.request.thunks.interpret);
+                    self.a.call_with(site.into(), self.request.thunks.interpret);
                     self.bring_back(wanted);
                     if restore {
                         self.a.call(self.request.thunks.restore);
@@ -766,13 +768,11 @@ impl Translator<'_> {
                     let stub = self.a.bytes.len();
                     self.edges[(edge - self.request.numbers.0) as usize].stub = stub;
                     self.a.bind(jump);
-                    self.a.set(RAX, u64::from(edge) << 3 | LINK);
-                    self.a.jmp(self.request.thunks.leave);
+                    self.a.jmp_with(u64::from(edge) << 3 | LINK, self.request.thunks.leave);
                 }
                 Cold::Ready { jump, resume, thunk } => {
                     self.a.bind(jump);
-                    self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | REFUSED);
-                    self.a.call(thunk);
+                    self.a.call_with(u64::from(self.request.numbers.2) << 3 | REFUSED, thunk);
                     let jump = self.a.jmp_far();
                     self.a.bind_at(jump, resume);
                 }
@@ -780,8 +780,8 @@ impl Translator<'_> {
                     self.a.bind(jump);
                     save(&mut self.a, &state);
                     self.count_skipped(self.items.len() as u32);
-                    self.a.set(RAX, u64::from(self.request.numbers.2) << 3 | OVER);
-                    self.a.jmp(self.request.thunks.leave);
+                    let exit = u64::from(self.request.numbers.2) << 3 | OVER;
+                    self.a.jmp_with(exit, self.request.thunks.leave);
                 }
             }
         }
@@ -812,8 +812,7 @@ impl Translator<'_> {
             }
         }
         self.a.bind(wrong);
-        self.a.set(RAX, site.into());
-        self.a.call(self.request.thunks.interpret);
+        self.a.call_with(site.into(), self.request.thunks.interpret);
     }
 }
 
