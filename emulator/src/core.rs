@@ -62,6 +62,8 @@ pub struct Core {
     /// Bits of physical addresses that the A20 gate lets through, as of
     /// [`Core::refresh_memory_map`].
     pub a20_mask: u64,
+    /// For an accelerator while it runs: no part of the machine's state.
+    pub accelerator: [u64; 8],
 }
 
 /// The part of the CPU's state that translation depends on.
@@ -109,6 +111,7 @@ impl Core {
             memory_map: (0, true),
             open: [false; 6],
             a20_mask: u64::MAX,
+            accelerator: [0; 8],
         };
         core.update_mode();
         core

@@ -4,7 +4,7 @@
 //! [`crate::groups`].
 
 use crate::asm::alu::{ADD, AND, CMP, OR};
-use crate::asm::reg::{RAX, RCX, RDX, RSP as HOST_STACK};
+use crate::asm::reg::{RAX, RCX, RDX};
 use crate::asm::{Jump, Rm};
 use crate::classify::number;
 use crate::groups::{Group, Key, NONE, Wanted, displacement};
@@ -269,7 +269,7 @@ impl Translator<'_> {
             return None;
         }
         if let Some((slot, at)) = self.groups.member(wanted) {
-            self.a.load(8, RCX, Rm::Mem(HOST_STACK, 8 * slot as i32));
+            self.a.load(8, RCX, layout::slot(slot));
             return Some(Rm::Mem(RCX, at));
         }
         if !self.misses.is_empty() {
@@ -278,7 +278,7 @@ impl Translator<'_> {
         }
         let (slot, group) = self.groups.begin(wanted, &mut self.items, self.at)?;
         self.check_group(wanted.key, &group);
-        self.a.store(8, Rm::Mem(HOST_STACK, 8 * slot as i32), RCX);
+        self.a.store(8, layout::slot(slot), RCX);
         Some(Rm::Mem(RCX, (wanted.disp - group.low) as i32))
     }
 

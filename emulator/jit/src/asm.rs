@@ -683,6 +683,18 @@ impl Asm {
         Jump::far(self.bytes.len() - 4)
     }
 
+    /// `call` with a 32-bit displacement, to be bound.
+    pub fn call_far(&mut self) -> Jump {
+        self.fixed([0xE8, 0, 0, 0, 0]);
+        Jump::far(self.bytes.len() - 4)
+    }
+
+    /// PUSH of an immediate, sign-extended to 64 bits.
+    pub fn push_imm(&mut self, v: i32) {
+        let v = v.to_le_bytes();
+        self.fixed([0x68, v[0], v[1], v[2], v[3]]);
+    }
+
     /// `jcc` with a 32-bit displacement, to be bound.
     pub fn jcc_far(&mut self, cc: u8) -> Jump {
         let mut room = Room::new(&mut self.bytes);

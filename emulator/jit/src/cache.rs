@@ -9,7 +9,7 @@
 
 use crate::memory::CodeMemory;
 use crate::thunks::Thunks;
-use crate::translate::{Edge, Site, Translation};
+use crate::translate::{Edge, PageCheck, Site, Translation};
 use emulator::accelerator::BlockCount;
 use emulator::core::Core;
 use emulator::cpu::BLOCK_RIP;
@@ -312,14 +312,12 @@ impl Cache {
         self.blocks.push(Block { place, rip, code, count, plain, narrow, number, next, incoming });
         self.sites.extend_from_slice(&t.sites);
         for edge in &t.edges {
-            let moved = |at: usize| if at == 0 { 0 } else { at + code };
-            let edge = Edge {
-                target: edge.target,
-                plain: edge.plain,
-                jump: moved(edge.jump),
-                stub: moved(edge.stub),
-                number: moved(edge.number),
-            };
+            let page = edge.page.map(|page| PageCheck {
+                number: page.number + code,
+                jump: page.jump + code,
+                look: page.look + code,
+            });
+            let edge = Edge { jump: edge.jump + code, stub: edge.stub + code, page, ..*edge };
             self.links.push(Link { edge, to: NONE, next: NONE });
         }
         for place in [Some(place), tail].into_iter().flatten() {
@@ -352,10 +350,11 @@ impl Cache {
             return;
         }
         let to = &self.blocks[to as usize];
-        let (code, page) = (to.code, to.number);
+        let (code, number) = (to.code, to.number);
         self.jump(edge.jump, code);
-        if edge.number != 0 {
-            self.memory.patch(edge.number, page as i32);
+        if let Some(page) = edge.page {
+            self.memory.patch(page.number, number as i32);
+            self.jump(page.jump, page.look);
         }
     }
 

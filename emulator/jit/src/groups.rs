@@ -2,7 +2,7 @@
 //!
 //! Contract: a *group* is a run of accesses whose addresses differ by constants. Its first access
 //! checks that all bytes from the lowest to the highest of them lie in one page that the TLB has,
-//! and keeps the host's address of the lowest in a slot of the host's stack; the others are
+//! and keeps the host's address of the lowest in a slot ([`crate::layout::slot`]); the others are
 //! reached from there, cannot fault and leave the host's flags alone. Where the check fails the
 //! block is left for a *plain* one, without groups, that begins at the same instruction. A group
 //! ends where what its addresses are made of changes by more than a constant, and before an

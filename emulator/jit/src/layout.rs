@@ -16,8 +16,6 @@ pub const BUDGET: u8 = R15;
 pub const TLB: u8 = R14;
 /// Points [`BIAS`] bytes beyond the start of the guest's registers.
 pub const STATE: u8 = RBP;
-/// Words on the host's stack, at RSP, that a block keeps addresses in: see [`crate::groups`].
-pub const STACK_WORDS: i32 = crate::groups::SLOTS as i32;
 /// See [`STATE`].
 pub const BIAS: i32 = 128;
 /// Guest registers (the first of them) that live in host registers. RAX, RCX and RDX are scratch.
@@ -88,6 +86,26 @@ pub fn core_field(offset: usize) -> Rm {
 /// What lies at `offset` of [`Cpu`].
 pub fn cpu_field(offset: usize) -> Rm {
     core_field(offset_of!(Core, cpu) + offset)
+}
+
+/// Where a block keeps an address of the host: see [`crate::groups`].
+pub fn slot(n: usize) -> Rm {
+    const { assert!(crate::groups::SLOTS <= 4) };
+    accelerator(n)
+}
+
+/// RSP while no call is open: see [`crate::thunks`].
+pub fn base() -> Rm {
+    accelerator(4)
+}
+
+/// RSP below which no further call is remembered.
+pub fn limit() -> Rm {
+    accelerator(5)
+}
+
+fn accelerator(n: usize) -> Rm {
+    core_field(offset_of!(Core, accelerator) + 8 * n)
 }
 
 /// The guest's RIP: while code runs of no meaning, but where it is left with

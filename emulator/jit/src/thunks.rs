@@ -1,6 +1,13 @@
 //! Code that all blocks share: the way in and out, the call of the interpreter, flags.
 //!
 //! Contract: emitted once, at the start of the code memory.
+//!
+//! The guest's calls are calls of the host, so that its returns are predicted: below the address
+//! that the guest returns to, which is pushed, lies that of the code in the caller's block that goes
+//! on there. A return whose address is the one pushed last goes there; any other forgets all open
+//! calls and looks its target up. So does whatever leaves translated code, and a call when there
+//! are too many. The code in the caller's block is an ordinary way out, which asks whether the
+//! page is still what it was.
 
 use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;
@@ -8,8 +15,8 @@ use crate::asm::{Asm, Rm};
 use crate::cache::JumpTarget;
 use crate::flags::OF_DERIVED;
 use crate::layout::{
-    BUDGET, HOSTS, STACK_WORDS, STATE, TLB, fpu_blocked, fpu_control, fpu_status, in_memory, mxcsr,
-    sse_blocked, word, xmm,
+    BUDGET, HOSTS, STATE, TLB, base, fpu_blocked, fpu_control, fpu_status, in_memory, limit, mxcsr,
+    rip, sse_blocked, word, xmm,
 };
 use crate::translate::find;
 use core::mem::offset_of;
@@ -67,29 +74,47 @@ pub struct Thunks {
 }
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
-/// Bytes of the host's stack that blocks use, and as many as keep it aligned to 16.
-const FRAME: i32 = 8 * (STACK_WORDS + 1);
+/// Bytes of the host's stack that are taken at the start: what a return finds when no call is open,
+/// and as many as keep the stack aligned to 16.
+const FRAME: i32 = 24;
 const _: () = assert!(FRAME % 16 == 8, "with the return address and what is saved");
+/// Bytes of the host's stack for open calls, 16 each.
+const CALLS: i32 = 64 << 10;
 
 /// Emits the shared code; `helper` and `x87` are the addresses of [`crate::run`]'s functions.
 pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
+    // A return to address 0, when no call is open.
+    let none_open = a.here();
+    a.load(8, RSP, base());
+    a.store(8, rip(), RAX);
+    a.set(RAX, LOST);
+    let lost = a.jmp_far();
+
     let mut t = Thunks { enter: a.here(), ..Thunks::default() };
     for r in SAVED {
         a.push(r);
     }
     a.alu_imm(SUB, 8, Rm::Reg(RSP), FRAME);
     a.mov(STATE, RDI);
+    a.store(8, base(), RSP);
+    a.lea(8, RAX, Rm::Mem(RSP, -CALLS));
+    a.store(8, limit(), RAX);
+    a.set(RAX, none_open as u64);
+    a.store(8, Rm::Mem(RSP, 0), RAX);
+    a.store_imm(8, Rm::Mem(RSP, 8), 0);
     a.mov(RAX, RSI);
     a.mov(BUDGET, RDX);
     load(a);
     a.jmp_rm(Rm::Reg(RAX));
 
+    a.bind(lost);
     t.leave = a.here();
     store(a);
     x87_off(a);
     vectors_off(a);
     let leave = a.bytes.len();
     a.store(8, in_memory(word::BUDGET), BUDGET);
+    a.load(8, RSP, base());
     a.alu_imm(ADD, 8, Rm::Reg(RSP), FRAME);
     for r in SAVED.into_iter().rev() {
         a.pop(r);

@@ -28,6 +28,8 @@ use emulator::decode::MAX_LENGTH;
 use emulator::mmu::tlb::Tlb;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 
+/// The host's stack pointer.
+const HOST_STACK: u8 = RSP;
 /// Most instructions of a block.
 pub const MOST: usize = 40;
 /// Host bytes that a block of [`MOST`] instructions has at most.
@@ -68,8 +70,20 @@ pub struct Edge {
     pub jump: usize,
     /// Offset of what the jump leads to while the target is not translated.
     pub stub: usize,
-    /// Offset of the page's number that the jump depends on; 0 for none.
+    /// What the jump depends on; `None` for a target on the block's own page.
+    pub page: Option<PageCheck>,
+}
+
+/// Offsets in a block's code of what asks whether a page is still what it was.
+#[derive(Clone, Copy, Debug)]
+pub struct PageCheck {
+    /// The page's number, four bytes.
     pub number: usize,
+    /// The displacement of the jump that is taken if the page has another: it leads to the stub
+    /// while the target is not translated,
+    pub jump: usize,
+    /// and here after that.
+    pub look: usize,
 }
 
 /// A translated block. The next one is made where it is, so that nothing is allocated anew.
@@ -173,9 +187,21 @@ enum Cold {
         edge: u32,
     },
     Page {
-        jump: Jump,
         target: u64,
         edge: u32,
+        /// It is called, and the block goes on here.
+        resume: Option<usize>,
+    },
+    /// A return to elsewhere than the last call came from.
+    Elsewhere {
+        jump: Jump,
+        stack: i32,
+        site: u32,
+    },
+    /// Too many calls are open.
+    Deep {
+        jump: Jump,
+        resume: usize,
     },
     Over {
         jump: Jump,
@@ -689,24 +715,79 @@ impl Translator<'_> {
     }
 
     fn way(&mut self, target: u64, plain: bool) {
-        let rip = self.request.rip;
-        let mut other = None;
-        let mut number = 0;
-        if target >> 12 != rip >> 12 {
-            self.a.load(8, RAX, in_memory(word::NUMBERS));
-            // An immediate that takes four bytes.
-            let known = Rm::Mem(RAX, 4 * Tlb::number_index(target) as i32);
-            self.a.alu_imm(CMP, 4, known, i32::MAX);
-            number = self.a.bytes.len() - 4;
-            other = Some(self.a.jcc_far(5));
-        }
+        let other = target >> 12 != self.request.rip >> 12;
+        let check = other.then(|| self.check_page(target));
         let jump = self.a.jmp_far();
+        self.link(target, plain, jump, check, None);
+    }
+
+    /// Whether the target's page is still what it was, which only the code that is patched then
+    /// knows. Uses RAX.
+    fn check_page(&mut self, target: u64) -> PageCheck {
+        self.a.load(8, RAX, in_memory(word::NUMBERS));
+        // An immediate that takes four bytes.
+        let known = Rm::Mem(RAX, 4 * Tlb::number_index(target) as i32);
+        self.a.alu_imm(CMP, 4, known, i32::MAX);
+        let number = self.a.bytes.len() - 4;
+        PageCheck { number, jump: self.a.jcc_far(5).at, look: 0 }
+    }
+
+    /// A way out through `jump`, which is yet to be bound, after `check`. It is a call if the block
+    /// goes on at `resume`.
+    fn link(
+        &mut self,
+        target: u64,
+        plain: bool,
+        jump: Jump,
+        check: Option<PageCheck>,
+        resume: Option<usize>,
+    ) {
         let edge = self.request.numbers.0 + self.edges.len() as u32;
-        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, number });
+        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, page: check });
         self.cold.push(Cold::Stub { jump, edge });
-        if let Some(jump) = other {
-            self.cold.push(Cold::Page { jump, target, edge });
+        if check.is_some() {
+            self.cold.push(Cold::Page { target, edge, resume });
         }
+    }
+
+    /// Calls `target`, or the code whose address is in [`word::SPILL`], which will give back to the
+    /// guest's address `back`: see [`crate::thunks`]. The flags are in the word.
+    pub fn call(&mut self, back: u64, target: Option<u64>) {
+        self.a.alu_from(CMP, 8, HOST_STACK, layout::limit());
+        let jump = self.a.jcc_far(2);
+        self.cold.push(Cold::Deep { jump, resume: self.a.bytes.len() });
+        let back = self.wrap(back);
+        if back as i32 as i64 as u64 == back {
+            self.a.push_imm(back as i32);
+        } else {
+            self.a.set(RDX, back);
+            self.a.push(RDX);
+        }
+        match target {
+            None => self.a.call_rm(in_memory(word::SPILL)),
+            Some(target) => {
+                let other = target >> 12 != self.request.rip >> 12;
+                let check = other.then(|| self.check_page(target));
+                let call = self.a.call_far();
+                self.link(target, false, call, check, Some(self.a.bytes.len()));
+            }
+        }
+        self.a.lea(8, HOST_STACK, Rm::Mem(HOST_STACK, 8));
+        // Much may have happened, even if it is the block's own page.
+        let check = self.check_page(back);
+        let jump = self.a.jmp_far();
+        self.link(back, false, jump, Some(check), None);
+    }
+
+    /// A return to the address in RAX, with the stack pointer moved up by `stack`. The flags are in
+    /// the word.
+    pub fn give_back(&mut self, stack: i32) {
+        self.a.alu_from(CMP, 8, RAX, Rm::Mem(HOST_STACK, 8));
+        let jump = self.a.jcc_far(5);
+        self.adjust(stack);
+        self.a.ret();
+        let site = self.site(true);
+        self.cold.push(Cold::Elsewhere { jump, stack, site });
     }
 
     /// Goes on at the address in RAX, with the stack pointer moved up by `stack`. The flags are in
@@ -758,15 +839,41 @@ impl Translator<'_> {
                     self.count_skipped(refund);
                     self.way(target, true);
                 }
-                Cold::Page { jump, target, edge } => {
-                    self.a.bind(jump);
+                Cold::Page { target, edge, resume } => {
+                    let look = self.a.bytes.len();
+                    let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
+                    known.page = known.page.map(|page| PageCheck { look, ..page });
                     self.a.set(RAX, target);
                     self.a.set(RDX, u64::from(edge) << 3 | LINK);
-                    self.a.jmp(self.request.thunks.find);
+                    let Some(resume) = resume else {
+                        self.a.jmp(self.request.thunks.find);
+                        continue;
+                    };
+                    self.a.call(self.request.thunks.find);
+                    let jump = self.a.jmp_far();
+                    self.a.bind_at(jump, resume);
+                }
+                Cold::Elsewhere { jump, stack, site } => {
+                    self.a.bind(jump);
+                    self.a.load(8, HOST_STACK, layout::base());
+                    let jumps = find(&mut self.a);
+                    self.adjust(stack);
+                    self.a.jmp_rm(Rm::Mem(RCX, 16));
+                    self.lost(jumps, site, &Then::Leave(stack));
+                }
+                Cold::Deep { jump, resume } => {
+                    self.a.bind(jump);
+                    self.a.load(8, HOST_STACK, layout::base());
+                    let jump = self.a.jmp_far();
+                    self.a.bind_at(jump, resume);
                 }
                 Cold::Stub { jump, edge } => {
                     let stub = self.a.bytes.len();
-                    self.edges[(edge - self.request.numbers.0) as usize].stub = stub;
+                    let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
+                    known.stub = stub;
+                    if let Some(page) = known.page {
+                        self.a.bind(Jump::far(page.jump));
+                    }
                     self.a.bind(jump);
                     self.a.jmp_with(u64::from(edge) << 3 | LINK, self.request.thunks.leave);
                 }

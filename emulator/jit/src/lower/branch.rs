@@ -5,7 +5,6 @@ use super::{is_memory, operand};
 use crate::asm::Rm;
 use crate::asm::reg::*;
 use crate::classify::is_direct;
-use crate::layout::{in_memory, word};
 use crate::translate::Translator;
 use emulator::cpu;
 use emulator::exec::condition_number;
@@ -26,21 +25,21 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
             t.save_flags();
             let top = below(t);
             push_return(t, i, top);
-            t.edge(i.near_branch_target());
+            t.call(i.next_ip(), Some(i.near_branch_target()));
         }
         M::Call => {
             target(t, i);
             t.indirect_later();
             let top = below(t);
             push_return(t, i, top);
-            t.a.jmp_rm(in_memory(word::SPILL));
+            t.call(i.next_ip(), None);
         }
         M::Ret => {
             t.save_flags();
             let top = t.access_stack(cpu::RSP, 0, false);
             t.a.load(t.word(), RAX, top);
             let more = if i.op_count() == 1 { i.immediate(0) as i32 & 0xFFFF } else { 0 };
-            t.indirect(i32::from(t.word()) + more);
+            t.give_back(i32::from(t.word()) + more);
         }
         _ => {
             let Some(cc) = condition_number(i) else { return false };
