@@ -5,7 +5,8 @@
 //! within a page for as long as both live; to another page while the TLB has that page's *number*
 //! ([`Tlb::number`]) for the target. A number stands for a linear page that leads to a certain page
 //! of RAM: it is the same in every process where that is so, and the TLB forgets it with the
-//! translation. Dropping a block takes back every jump to it.
+//! translation. Where a call goes on when it comes back is asked likewise, even on its own page.
+//! Dropping a block takes back every jump to it.
 
 use crate::memory::CodeMemory;
 use crate::thunks::Thunks;

@@ -11,7 +11,7 @@
 //! | `groups` | which accesses share a page |
 //! | `classify` | what a guest instruction does to flags and registers, whether it is lowered |
 //! | `shapes` | what `classify` found before |
-//! | `translate` | a block: decoding, flags, ways out |
+//! | `translate` | a block: decoding, flags; `translate/ways`: ways out |
 //! | `lower/*` | the families of instructions |
 //! | `flags` | where the guest's flags are |
 //! | `layout` | which registers and words are what while code runs |

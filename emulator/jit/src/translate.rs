@@ -10,26 +10,25 @@
 //! - An instruction that sets the flags says so with [`Translator::produced`]; one that needs them
 //!   asks [`Translator::want_flags`], after its access.
 
+mod ways;
+
 use crate::access::{Miss, Probes};
-use crate::asm::alu::{ADD, AND, CMP, XOR};
+use crate::asm::alu::{ADD, CMP};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
-use crate::cache::{JUMP_SHIFT, JUMPS, JumpTarget};
 use crate::classify::{Effect, Item, classify, is_blind, is_quiet};
 use crate::flags::{Kind, Recipe};
 use crate::groups::Groups;
 use crate::layout::{self, BUDGET, disp, in_memory, word};
 use crate::lower;
 use crate::shapes::Shapes;
-use crate::thunks::{LINK, OVER, REFUSED, Thunks};
-use core::mem::offset_of;
-use core::ops::Range;
+use crate::thunks::Thunks;
 use emulator::decode::MAX_LENGTH;
 use emulator::mmu::tlb::Tlb;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
+use ways::Cold;
+pub use ways::find;
 
-/// The host's stack pointer.
-const HOST_STACK: u8 = RSP;
 /// Most instructions of a block.
 pub const MOST: usize = 40;
 /// Host bytes that a block of [`MOST`] instructions has at most.
@@ -158,73 +157,6 @@ pub struct FlagState {
     host: Option<Kind>,
     /// They can be made again.
     recipe: Option<Recipe>,
-}
-
-enum Cold {
-    Slow {
-        misses: Range<usize>,
-        resume: usize,
-        site: u32,
-        before: FlagState,
-        restore: bool,
-        wanted: (bool, bool),
-    },
-    /// To a plain block that begins with the instruction at hand.
-    Plain {
-        misses: Range<usize>,
-        target: u64,
-        refund: u32,
-        state: FlagState,
-    },
-    Side {
-        jump: Jump,
-        target: u64,
-        refund: u32,
-        state: FlagState,
-    },
-    Stub {
-        jump: Jump,
-        edge: u32,
-    },
-    Page {
-        target: u64,
-        edge: u32,
-        /// It is called, and the block goes on here.
-        resume: Option<usize>,
-    },
-    /// A return to elsewhere than the last call came from.
-    Elsewhere {
-        jump: Jump,
-        stack: i32,
-        site: u32,
-    },
-    /// Too many calls are open.
-    Deep {
-        jump: Jump,
-        resume: usize,
-    },
-    Over {
-        jump: Jump,
-        state: FlagState,
-    },
-    Lost {
-        jumps: [Jump; 2],
-        site: u32,
-        then: Then,
-    },
-    Ready {
-        jump: Jump,
-        resume: usize,
-        thunk: usize,
-    },
-}
-
-/// What follows when the target of an indirect branch was not found.
-enum Then {
-    /// The stack pointer moves up by this much, and the block is left.
-    Leave(i32),
-    /// The block goes on here, with the address of what leaves in RAX.
-    Later(usize),
 }
 
 /// A block in the making.
@@ -662,265 +594,6 @@ impl Translator<'_> {
         let jump = self.a.jcc_far(cc);
         self.misses.push(Miss::plain(jump));
     }
-
-    // ---- ways out ----
-
-    /// A conditional jump to `target`: the block goes on where it is not taken.
-    pub fn branch(&mut self, cc: u8, target: u64) {
-        self.want_flags(cc);
-        let refund = (self.items.len() - self.at - 1) as u32;
-        let state = self.flags;
-        if target <= self.item().i.ip() {
-            let over = self.a.jcc_near(cc ^ 1);
-            self.side(target, refund, state);
-            self.a.bind(over);
-        } else {
-            let jump = self.a.jcc_far(cc);
-            self.cold.push(Cold::Side { jump, target, refund, state });
-        }
-    }
-
-    fn side(&mut self, target: u64, refund: u32, state: FlagState) {
-        // A plain block leads back to the one with groups, whose checks may hold by now.
-        let same = target == self.request.rip && !self.request.plain;
-        if same && self.request.counter.is_none() {
-            self.again(refund, state);
-            return;
-        }
-        save(&mut self.a, &state);
-        if refund != 0 {
-            self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
-            self.count_skipped(refund);
-        }
-        self.edge(target);
-    }
-
-    /// Goes on at the block's own start.
-    fn again(&mut self, refund: u32, mut state: FlagState) {
-        // The start of the block may leave, if it wants more than general registers.
-        let wants = self.wanted(0) != (false, false);
-        if !state.word && (wants || self.lives(None) || state.recipe.is_none()) {
-            save(&mut self.a, &state);
-            state.word = true;
-        }
-        state.host = None;
-        let count = self.items.len() as u32 - refund;
-        self.take(count, state);
-        self.a.jmp_label(self.body);
-    }
-
-    /// Goes on at `target`; the flags are in the word.
-    pub fn edge(&mut self, target: u64) {
-        self.way(target, false);
-    }
-
-    fn way(&mut self, target: u64, plain: bool) {
-        let other = target >> 12 != self.request.rip >> 12;
-        let check = other.then(|| self.check_page(target));
-        let jump = self.a.jmp_far();
-        self.link(target, plain, jump, check, None);
-    }
-
-    /// Whether the target's page is still what it was, which only the code that is patched then
-    /// knows. Uses RAX.
-    fn check_page(&mut self, target: u64) -> PageCheck {
-        self.a.load(8, RAX, in_memory(word::NUMBERS));
-        // An immediate that takes four bytes.
-        let known = Rm::Mem(RAX, 4 * Tlb::number_index(target) as i32);
-        self.a.alu_imm(CMP, 4, known, i32::MAX);
-        let number = self.a.bytes.len() - 4;
-        PageCheck { number, jump: self.a.jcc_far(5).at, look: 0 }
-    }
-
-    /// A way out through `jump`, which is yet to be bound, after `check`. It is a call if the block
-    /// goes on at `resume`.
-    fn link(
-        &mut self,
-        target: u64,
-        plain: bool,
-        jump: Jump,
-        check: Option<PageCheck>,
-        resume: Option<usize>,
-    ) {
-        let edge = self.request.numbers.0 + self.edges.len() as u32;
-        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, page: check });
-        self.cold.push(Cold::Stub { jump, edge });
-        if check.is_some() {
-            self.cold.push(Cold::Page { target, edge, resume });
-        }
-    }
-
-    /// Calls `target`, or the code whose address is in [`word::SPILL`], which will give back to the
-    /// guest's address `back`: see [`crate::thunks`]. The flags are in the word.
-    pub fn call(&mut self, back: u64, target: Option<u64>) {
-        self.a.alu_from(CMP, 8, HOST_STACK, layout::limit());
-        let jump = self.a.jcc_far(2);
-        self.cold.push(Cold::Deep { jump, resume: self.a.bytes.len() });
-        let back = self.wrap(back);
-        if back as i32 as i64 as u64 == back {
-            self.a.push_imm(back as i32);
-        } else {
-            self.a.set(RDX, back);
-            self.a.push(RDX);
-        }
-        match target {
-            None => self.a.call_rm(in_memory(word::SPILL)),
-            Some(target) => {
-                let other = target >> 12 != self.request.rip >> 12;
-                let check = other.then(|| self.check_page(target));
-                let call = self.a.call_far();
-                self.link(target, false, call, check, Some(self.a.bytes.len()));
-            }
-        }
-        self.a.lea(8, HOST_STACK, Rm::Mem(HOST_STACK, 8));
-        // Much may have happened, even if it is the block's own page.
-        let check = self.check_page(back);
-        let jump = self.a.jmp_far();
-        self.link(back, false, jump, Some(check), None);
-    }
-
-    /// A return to the address in RAX, with the stack pointer moved up by `stack`. The flags are in
-    /// the word.
-    pub fn give_back(&mut self, stack: i32) {
-        self.a.alu_from(CMP, 8, RAX, Rm::Mem(HOST_STACK, 8));
-        let jump = self.a.jcc_far(5);
-        self.adjust(stack);
-        self.a.ret();
-        let site = self.site(true);
-        self.cold.push(Cold::Elsewhere { jump, stack, site });
-    }
-
-    /// Goes on at the address in RAX, with the stack pointer moved up by `stack`. The flags are in
-    /// the word.
-    pub fn indirect(&mut self, stack: i32) {
-        let jumps = find(&mut self.a);
-        self.adjust(stack);
-        self.a.jmp_rm(Rm::Mem(RCX, 16));
-        let site = self.site(true);
-        self.cold.push(Cold::Lost { jumps, site, then: Then::Leave(stack) });
-    }
-
-    /// Puts the address of the code to go on with for the address in RAX into [`word::SPILL`].
-    pub fn indirect_later(&mut self) {
-        let jumps = find(&mut self.a);
-        self.a.load(8, RAX, Rm::Mem(RCX, 16));
-        let later = self.a.bytes.len();
-        self.a.store(8, in_memory(word::SPILL), RAX);
-        let site = self.site(true);
-        self.cold.push(Cold::Lost { jumps, site, then: Then::Later(later) });
-    }
-
-    // ---- cold code ----
-
-    fn finish(&mut self) {
-        // Edges of side exits make stubs in turn.
-        while let Some(cold) = self.cold.pop() {
-            match cold {
-                Cold::Lost { jumps, site, then } => self.lost(jumps, site, &then),
-                Cold::Slow { misses, resume, site, before, restore, wanted } => {
-                    self.slow(misses);
-                    save(&mut self.a, &before);
-                    self.a.call_with(site.into(), self.request.thunks.interpret);
-                    self.bring_back(wanted);
-                    if restore {
-                        self.a.call(self.request.thunks.restore);
-                    }
-                    let jump = self.a.jmp_far();
-                    self.a.bind_at(jump, resume);
-                }
-                Cold::Side { jump, target, refund, state } => {
-                    self.a.bind(jump);
-                    self.side(target, refund, state);
-                }
-                Cold::Plain { misses, target, refund, state } => {
-                    self.slow(misses);
-                    save(&mut self.a, &state);
-                    self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
-                    self.count_skipped(refund);
-                    self.way(target, true);
-                }
-                Cold::Page { target, edge, resume } => {
-                    let look = self.a.bytes.len();
-                    let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
-                    known.page = known.page.map(|page| PageCheck { look, ..page });
-                    self.a.set(RAX, target);
-                    self.a.set(RDX, u64::from(edge) << 3 | LINK);
-                    let Some(resume) = resume else {
-                        self.a.jmp(self.request.thunks.find);
-                        continue;
-                    };
-                    self.a.call(self.request.thunks.find);
-                    let jump = self.a.jmp_far();
-                    self.a.bind_at(jump, resume);
-                }
-                Cold::Elsewhere { jump, stack, site } => {
-                    self.a.bind(jump);
-                    self.a.load(8, HOST_STACK, layout::base());
-                    let jumps = find(&mut self.a);
-                    self.adjust(stack);
-                    self.a.jmp_rm(Rm::Mem(RCX, 16));
-                    self.lost(jumps, site, &Then::Leave(stack));
-                }
-                Cold::Deep { jump, resume } => {
-                    self.a.bind(jump);
-                    self.a.load(8, HOST_STACK, layout::base());
-                    let jump = self.a.jmp_far();
-                    self.a.bind_at(jump, resume);
-                }
-                Cold::Stub { jump, edge } => {
-                    let stub = self.a.bytes.len();
-                    let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
-                    known.stub = stub;
-                    if let Some(page) = known.page {
-                        self.a.bind(Jump::far(page.jump));
-                    }
-                    self.a.bind(jump);
-                    self.a.jmp_with(u64::from(edge) << 3 | LINK, self.request.thunks.leave);
-                }
-                Cold::Ready { jump, resume, thunk } => {
-                    self.a.bind(jump);
-                    self.a.call_with(u64::from(self.request.numbers.2) << 3 | REFUSED, thunk);
-                    let jump = self.a.jmp_far();
-                    self.a.bind_at(jump, resume);
-                }
-                Cold::Over { jump, state } => {
-                    self.a.bind(jump);
-                    save(&mut self.a, &state);
-                    self.count_skipped(self.items.len() as u32);
-                    let exit = u64::from(self.request.numbers.2) << 3 | OVER;
-                    self.a.jmp_with(exit, self.request.thunks.leave);
-                }
-            }
-        }
-    }
-
-    /// The target in RAX is not in the table: leaves, or has the interpreter raise the fault of a
-    /// target that is not canonical.
-    fn lost(&mut self, jumps: [Jump; 2], site: u32, then: &Then) {
-        let a = &mut self.a;
-        for jump in jumps {
-            a.bind(jump);
-        }
-        a.mov(RDX, RAX);
-        a.shift(4, 8, Rm::Reg(RDX), 16);
-        a.shift(7, 8, Rm::Reg(RDX), 16);
-        a.alu_from(CMP, 8, RDX, Rm::Reg(RAX));
-        let wrong = a.jcc_near(5);
-        a.store(8, layout::rip(), RAX);
-        match *then {
-            Then::Leave(stack) => {
-                self.adjust(stack);
-                self.a.jmp(self.request.thunks.lost);
-            }
-            Then::Later(at) => {
-                self.a.set(RAX, self.request.thunks.lost as u64);
-                let jump = self.a.jmp_far();
-                self.a.bind_at(jump, at);
-            }
-        }
-        self.a.bind(wrong);
-        self.a.call_with(site.into(), self.request.thunks.interpret);
-    }
 }
 
 /// Whether anybody can see the flags that are there before these instructions.
@@ -985,21 +658,4 @@ fn save(a: &mut Asm, state: &FlagState) {
     let recipe = state.recipe.expect("flags that may be seen can be had");
     recipe.emit(a);
     recipe.kind().save(a);
-}
-
-/// Looks for the entry of the address in RAX in the table of jump targets: RCX points to it unless
-/// one of the jumps is taken. Uses RDX.
-pub fn find(a: &mut Asm) -> [Jump; 2] {
-    a.rorx(4, RCX, RAX, 12);
-    a.alu_from(XOR, 4, RCX, Rm::Reg(RAX));
-    a.alu_imm(AND, 4, Rm::Reg(RCX), JUMPS as i32 - 1);
-    a.shift(4, 4, Rm::Reg(RCX), JUMP_SHIFT);
-    a.alu_from(ADD, 8, RCX, in_memory(word::JUMPS));
-    a.alu_to(CMP, 8, Rm::Mem(RCX, 0), RAX);
-    let other = a.jcc_far(5);
-    a.load(4, RDX, Rm::Mem(RCX, offset_of!(JumpTarget, at) as i32));
-    a.alu_from(ADD, 8, RDX, in_memory(word::NUMBERS));
-    a.load(4, RDX, Rm::Mem(RDX, 0));
-    a.alu_to(CMP, 4, Rm::Mem(RCX, 8), RDX);
-    [other, a.jcc_far(5)]
 }
