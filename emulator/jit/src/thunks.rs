@@ -2,12 +2,12 @@
 //!
 //! Contract: emitted once, at the start of the code memory.
 //!
-//! The guest's calls are calls of the host, so that its returns are predicted: below the address
-//! that the guest returns to, which is pushed, lies that of the code in the caller's block that goes
-//! on there. A return whose address is the one pushed last goes there; any other forgets all open
-//! calls and looks its target up. So does whatever leaves translated code, and a call when there
-//! are too many. The code in the caller's block is an ordinary way out, which asks whether the
-//! page is still what it was.
+//! The guest's calls are calls of the host, so that its returns are predicted: above the host's
+//! return address, which leads to the code in the caller's block that goes on there, lies the
+//! address that the guest returns to. A return whose address is the one pushed last goes there; any
+//! other forgets all open calls and looks its target up. So does whatever leaves translated code,
+//! and a call when there are too many. The code in the caller's block is an ordinary way out, which
+//! asks whether the page is still what it was.
 
 use crate::asm::alu::{ADD, AND, CMP, SUB, XOR};
 use crate::asm::reg::*;

@@ -54,8 +54,8 @@ const CREDITS_A_SECOND: f64 = 3.0;
 const QUICK: u64 = 8_000_000;
 /// or this far where the rate is above the guest's speed by more than [`WASTEFUL`].
 const AT_ONCE: u64 = 1_000_000;
-/// A guest whose rate became slower because it was ahead, no longer ago than [`QUICK`], may be ahead
-/// by this much more before it waits.
+/// A guest whose rate became slower because it was ahead, no longer ago than [`QUICK`], may be
+/// ahead by this much more before it waits.
 const GRACE: f64 = 8e6;
 /// A step of the host's clock longer than this, in which the guest was not waiting, is a pause of
 /// the process.
