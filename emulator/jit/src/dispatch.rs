@@ -5,7 +5,7 @@
 
 use crate::asm::Asm;
 use crate::cache::{Cache, Made, NONE};
-use crate::memory::CodeMemory;
+use crate::memory::{CodeMemory, advise_large_pages};
 use crate::run::{self, Left};
 use crate::thunks::{self, LINK, LOST, OVER, REFUSED};
 use crate::translate::{LARGEST, Request, Tail, Translation, translate};
@@ -41,6 +41,8 @@ pub struct Jit {
     /// Where the last run's budget ended, mostly within a block: code that begins there is not
     /// worth a translation of its own.
     cut: Option<u64>,
+    /// Address of the guest's memory for which large pages were asked for.
+    advised: usize,
 }
 
 /// Names of the causes in `exits`.
@@ -78,6 +80,7 @@ impl Jit {
             exits: [0; 7],
             warm: WARM,
             cut: None,
+            advised: 0,
         })
     }
 
@@ -270,6 +273,11 @@ impl Jit {
 
 impl Accelerator for Jit {
     fn run(&mut self, engine: &mut Engine, core: &mut Core) -> Exit {
+        let ram = core.ram.bytes();
+        if self.advised != ram.as_ptr().addr() {
+            self.advised = ram.as_ptr().addr();
+            advise_large_pages(ram);
+        }
         let exit = self.run_translated(engine, core);
         self.cut = (core.icount >= core.limit).then_some(core.cpu.rip);
         self.edge = NONE;
