@@ -313,12 +313,14 @@ impl Cache {
         self.blocks.push(Block { place, rip, code, count, plain, narrow, number, next, incoming });
         self.sites.extend_from_slice(&t.sites);
         for edge in &t.edges {
+            let moved = |at: u32| at + code as u32;
             let page = edge.page.map(|page| PageCheck {
-                number: page.number + code,
-                jump: page.jump + code,
-                look: page.look + code,
+                number: moved(page.number),
+                jump: moved(page.jump),
+                look: moved(page.look),
             });
-            let edge = Edge { jump: edge.jump + code, stub: edge.stub + code, page, ..*edge };
+            let (jump, stub) = (moved(edge.jump), moved(edge.stub));
+            let edge = Edge { jump, stub, page, ..*edge };
             self.links.push(Link { edge, to: NONE, next: NONE });
         }
         for place in [Some(place), tail].into_iter().flatten() {
@@ -352,15 +354,15 @@ impl Cache {
         }
         let to = &self.blocks[to as usize];
         let (code, number) = (to.code, to.number);
-        self.jump(edge.jump, code);
+        self.jump(edge.jump, code as u32);
         if let Some(page) = edge.page {
-            self.memory.patch(page.number, number as i32);
+            self.memory.patch(page.number as usize, number as i32);
             self.jump(page.jump, page.look);
         }
     }
 
-    fn jump(&mut self, at: usize, to: usize) {
-        self.memory.patch(at, (to as i64 - (at as i64 + 4)) as i32);
+    fn jump(&mut self, at: u32, to: u32) {
+        self.memory.patch(at as usize, (i64::from(to) - (i64::from(at) + 4)) as i32);
     }
 
     /// Enters a block in the table of jump targets.

@@ -66,9 +66,9 @@ pub struct Edge {
     /// The block there is to be a plain one.
     pub plain: bool,
     /// Offset in the block's code of the displacement of its jump.
-    pub jump: usize,
+    pub jump: u32,
     /// Offset of what the jump leads to while the target is not translated.
-    pub stub: usize,
+    pub stub: u32,
     /// What the jump depends on; `None` for a target on the block's own page.
     pub page: Option<PageCheck>,
 }
@@ -77,12 +77,12 @@ pub struct Edge {
 #[derive(Clone, Copy, Debug)]
 pub struct PageCheck {
     /// The page's number, four bytes.
-    pub number: usize,
+    pub number: u32,
     /// The displacement of the jump that is taken if the page has another: it leads to the stub
     /// while the target is not translated,
-    pub jump: usize,
+    pub jump: u32,
     /// and here after that.
-    pub look: usize,
+    pub look: u32,
 }
 
 /// A translated block. The next one is made where it is, so that nothing is allocated anew.

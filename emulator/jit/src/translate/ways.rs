@@ -151,8 +151,8 @@ impl Translator<'_> {
         // An immediate that takes four bytes.
         let known = Rm::Mem(RAX, 4 * Tlb::number_index(target) as i32);
         self.a.alu_imm(CMP, 4, known, i32::MAX);
-        let number = self.a.bytes.len() - 4;
-        PageCheck { number, jump: self.a.jcc_far(5).at, look: 0 }
+        let number = self.a.bytes.len() as u32 - 4;
+        PageCheck { number, jump: self.a.jcc_far(5).at as u32, look: 0 }
     }
 
     /// A way out through `jump`, which is yet to be bound, after `check`. It is a call if the block
@@ -166,7 +166,8 @@ impl Translator<'_> {
         resume: Option<usize>,
     ) {
         let edge = self.request.numbers.0 + self.edges.len() as u32;
-        self.edges.push(Edge { target, plain, jump: jump.at, stub: 0, page: check });
+        let at = jump.at as u32;
+        self.edges.push(Edge { target, plain, jump: at, stub: 0, page: check });
         self.cold.push(Cold::Stub { jump, edge });
         if check.is_some() {
             self.cold.push(Cold::Page { target, edge, resume });
@@ -263,7 +264,7 @@ impl Translator<'_> {
                     self.way(target, true);
                 }
                 Cold::Page { target, edge, resume } => {
-                    let look = self.a.bytes.len();
+                    let look = self.a.bytes.len() as u32;
                     let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
                     known.page = known.page.map(|page| PageCheck { look, ..page });
                     self.a.set(RAX, target);
@@ -291,11 +292,11 @@ impl Translator<'_> {
                     self.a.bind_at(jump, resume);
                 }
                 Cold::Stub { jump, edge } => {
-                    let stub = self.a.bytes.len();
+                    let stub = self.a.bytes.len() as u32;
                     let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
                     known.stub = stub;
                     if let Some(page) = known.page {
-                        self.a.bind(Jump::far(page.jump));
+                        self.a.bind(Jump::far(page.jump as usize));
                     }
                     self.a.bind(jump);
                     self.a.jmp_with(u64::from(edge) << 3 | LINK, self.request.thunks.leave);
