@@ -202,3 +202,35 @@ fn jumps_lead_where_they_are_bound() {
         assert_eq!(d.decode().near_branch64(), start as u64);
     }
 }
+
+#[test]
+fn sequences_that_are_emitted_at_once() {
+    for v in [0, 8, u64::from(u32::MAX), 1 << 32, u64::MAX] {
+        for call in [true, false] {
+            let mut a = Asm::new(0x10000);
+            a.raw(&[0x90; 3]);
+            if call {
+                a.call_with(v, 0x1234)
+            } else {
+                a.jmp_with(v, 0x7654_3210)
+            }
+            let mut d = Decoder::with_ip(64, &a.bytes[3..], 0x10003, DecoderOptions::NONE);
+            let (set, go) = (d.decode(), d.decode());
+            assert!(set.mnemonic() == M::Mov && set.immediate(1) == v, "{set:?}");
+            assert_eq!(set.op0_register().full_register(), Register::RAX);
+            let want = if call { (M::Call, 0x1234) } else { (M::Jmp, 0x7654_3210) };
+            assert_eq!((go.mnemonic(), go.near_branch64()), want);
+            assert!(!d.can_decode(), "{:x?}", a.bytes);
+        }
+    }
+    for v in [0, -1, 127, i32::MAX, i32::MIN] {
+        let i = emit(|a| a.push_imm(v));
+        assert!(i.mnemonic() == M::Push && i.immediate(0) == i64::from(v) as u64, "{i:?}");
+        assert_eq!(i.stack_pointer_increment(), -8);
+    }
+    let i = emit(|a| {
+        let call = a.call_far();
+        a.bind_at(call, 0x40);
+    });
+    assert_eq!((i.mnemonic(), i.near_branch64()), (M::Call, 0x10040));
+}

@@ -181,6 +181,35 @@ fn binary(a: &mut Asm, op: u8, size: u8, r: u8, s: Source) {
 mod tests {
     use super::*;
     use emulator::cpu::flags::STATUS;
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic as M, Register};
+
+    #[test]
+    fn flags_are_saved_to_their_word() {
+        use Kind::{Arithmetic, Logic, ShiftLeft, ShiftOne, ShiftRight};
+        for kind in [Arithmetic, Logic, ShiftOne, ShiftRight, ShiftLeft] {
+            let mut a = Asm::new(0);
+            kind.save(&mut a);
+            let code = Decoder::with_ip(64, &a.bytes, 0, DecoderOptions::NONE);
+            let code: Vec<_> = code.into_iter().collect();
+            let last = code.last().expect("some code");
+            assert_eq!((last.memory_base(), last.op1_register()), (Register::RBP, Register::EAX));
+            assert_eq!(last.memory_displacement64(), disp(word::FLAGS) as u64);
+            let got: Vec<_> = code.iter().map(|i| i.mnemonic()).collect();
+            let value = |marks: u64| code[1].immediate(1) == marks;
+            match kind {
+                Arithmetic => assert_eq!(got, [M::Lahf, M::Seto, M::Mov]),
+                ShiftOne => {
+                    assert_eq!(got, [M::Lahf, M::Seto, M::Lea, M::Mov]);
+                    assert_eq!(code[2].memory_displacement64(), AF_CLEAR);
+                }
+                _ => {
+                    assert_eq!(got, [M::Lahf, M::Mov, M::Mov]);
+                    let derived = if kind == ShiftLeft { OF_DERIVED } else { 0 };
+                    assert!(value(AF_CLEAR | derived), "{kind:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn words_keep_every_combination() {

@@ -1,7 +1,8 @@
 //! Memory for code: one stretch, mapped twice, writable and executable, never both at one address.
 //!
 //! Contract: what is written through [`CodeMemory::write`] can be executed at
-//! [`CodeMemory::address`] plus its offset.
+//! [`CodeMemory::address`] plus its offset. What is asked of the host for the guest's memory is here
+//! as well.
 
 use devices::ram::PAGE;
 use std::ffi::c_void;

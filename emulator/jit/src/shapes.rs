@@ -33,7 +33,7 @@ impl Shapes {
                 self.numbers.resize(key + 1, 0);
             }
             self.shapes.push(shape);
-            // There are fewer than 2^14 codes.
+            // There are fewer than 2^14 codes, with four keys each.
             self.numbers[key] = self.shapes.len() as u16;
         }
         shape.item(i)

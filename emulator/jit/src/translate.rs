@@ -24,7 +24,6 @@ use crate::lower;
 use crate::shapes::Shapes;
 use crate::thunks::Thunks;
 use emulator::decode::MAX_LENGTH;
-use emulator::mmu::tlb::Tlb;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 use ways::Cold;
 pub use ways::find;
@@ -450,11 +449,7 @@ impl Translator<'_> {
     fn check_tail(&mut self, item: &Item) {
         let next = self.wrap((item.i.ip() | 0xFFF).wrapping_add(1));
         self.spoil();
-        self.a.load(8, RAX, in_memory(word::NUMBERS));
-        // An immediate that takes four bytes.
-        let known = Rm::Mem(RAX, 4 * Tlb::number_index(next) as i32);
-        self.a.alu_imm(CMP, 4, known, i32::MAX);
-        let number = self.a.bytes.len() - 4;
+        let number = self.compare_number(next);
         self.miss(5);
         let here = (next.wrapping_sub(item.i.ip()) & 0xFFF) as usize;
         self.tail = Some(Tail { len: item.i.len() - here, number });

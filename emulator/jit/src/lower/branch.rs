@@ -19,7 +19,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         }
         M::Jmp => {
             target(t, i);
-            t.indirect(0);
+            t.indirect();
         }
         M::Call if direct => {
             t.save_flags();

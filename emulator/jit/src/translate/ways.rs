@@ -144,14 +144,20 @@ impl Translator<'_> {
         self.link(target, plain, jump, check, None);
     }
 
+    /// Compares the number of the page of `la`, as the TLB has it, with one that no page has: at the
+    /// offset given back, four bytes, the right one is put in later. Uses RAX.
+    pub(super) fn compare_number(&mut self, la: u64) -> usize {
+        self.a.load(8, RAX, in_memory(word::NUMBERS));
+        // An immediate that takes four bytes.
+        let known = Rm::Mem(RAX, 4 * Tlb::number_index(la) as i32);
+        self.a.alu_imm(CMP, 4, known, i32::MAX);
+        self.a.bytes.len() - 4
+    }
+
     /// Whether the target's page is still what it was, which only the code that is patched then
     /// knows. Uses RAX.
     fn check_page(&mut self, target: u64) -> PageCheck {
-        self.a.load(8, RAX, in_memory(word::NUMBERS));
-        // An immediate that takes four bytes.
-        let known = Rm::Mem(RAX, 4 * Tlb::number_index(target) as i32);
-        self.a.alu_imm(CMP, 4, known, i32::MAX);
-        let number = self.a.bytes.len() as u32 - 4;
+        let number = self.compare_number(target) as u32;
         PageCheck { number, jump: self.a.jcc_far(5).at as u32, look: 0 }
     }
 
@@ -214,14 +220,12 @@ impl Translator<'_> {
         self.cold.push(Cold::Elsewhere { jump, stack, site });
     }
 
-    /// Goes on at the address in RAX, with the stack pointer moved up by `stack`. The flags are in
-    /// the word.
-    pub fn indirect(&mut self, stack: i32) {
+    /// Goes on at the address in RAX. The flags are in the word.
+    pub fn indirect(&mut self) {
         let jumps = find(&mut self.a);
-        self.adjust(stack);
         self.a.jmp_rm(Rm::Mem(RCX, 16));
         let site = self.site(true);
-        self.cold.push(Cold::Lost { jumps, site, then: Then::Leave(stack) });
+        self.cold.push(Cold::Lost { jumps, site, then: Then::Leave(0) });
     }
 
     /// Puts the address of the code to go on with for the address in RAX into [`word::SPILL`].
