@@ -1,7 +1,7 @@
 //! Memory for code: one stretch, mapped twice, writable and executable, never both at one address.
 //!
 //! Contract: what is written through [`CodeMemory::write`] can be executed at
-//! [`CodeMemory::address`] plus its offset. What is asked of the host for the guest's memory is here
+//! [`CodeMemory::address`] plus its offset. What the host is asked for the guest's memory is here
 //! as well.
 
 use devices::ram::PAGE;

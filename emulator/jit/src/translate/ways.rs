@@ -144,8 +144,8 @@ impl Translator<'_> {
         self.link(target, plain, jump, check, None);
     }
 
-    /// Compares the number of the page of `la`, as the TLB has it, with one that no page has: at the
-    /// offset given back, four bytes, the right one is put in later. Uses RAX.
+    /// Compares the number of the page of `la`, as the TLB has it, with one that no page has: at
+    /// the offset given back, four bytes, the right one is put in later. Uses RAX.
     pub(super) fn compare_number(&mut self, la: u64) -> usize {
         self.a.load(8, RAX, in_memory(word::NUMBERS));
         // An immediate that takes four bytes.
