@@ -4,11 +4,11 @@
 //! [`crate::groups`].
 
 use crate::asm::alu::{ADD, AND, CMP, OR};
-use crate::asm::reg::{RAX, RCX, RDX};
-use crate::asm::{Jump, Rm};
+use crate::asm::reg::{R14, RAX, RBP as HOST_RBP, RCX, RDX};
+use crate::asm::{Asm, Jump, Rm};
 use crate::classify::number;
 use crate::groups::{Group, Key, NONE, Wanted, displacement};
-use crate::layout::{self, TLB, entry, in_memory, place, word};
+use crate::layout::{self, STATE, TLB, disp, entry, in_memory, place, word};
 use crate::translate::Translator;
 use core::ops::Range;
 use emulator::cpu::{FS, GS, RBP, RSP};
@@ -16,17 +16,17 @@ use emulator::mmu::tlb::ENTRIES;
 use iced_x86::{Instruction, Register};
 
 /// A jump to where an access goes that the TLB does not have, and how to look again.
+#[derive(Clone, Copy)]
 pub struct Miss {
     jump: Jump,
     retry: Option<Retry>,
 }
 
+/// In the lower half of the address space, for code in the upper one.
 #[derive(Clone, Copy)]
-/// In the lower half of the address space, for code in the upper one: RCX points to the entry.
 struct Retry {
-    la: u8,
-    size: i32,
-    tag: i32,
+    write: bool,
+    /// Where the code goes on if the TLB has it.
     resume: usize,
 }
 
@@ -36,42 +36,106 @@ const FAR: u64 = 1 << 60;
 /// more through a segment of 32-bit code, one more across the end of a page.
 const MOST_MISSES: usize = 5;
 
-/// Code that looks in the TLB, as it was emitted last: it differs by little else than the size.
+/// Code that looks in the TLB, as it was emitted first: it differs by little else than the size.
 #[derive(Default)]
 pub struct Probes(Vec<Probe>);
 
+/// Most bytes of a probe.
+const LONGEST: usize = 48;
 /// By the register, the half of the address space, read or write, and whether it is one byte.
 const PROBES: usize = 16 << 3;
 
 #[derive(Clone, Copy)]
 struct Probe {
-    code: [u8; 64],
+    code: [u8; LONGEST],
     /// Bytes of it; 0: none yet.
     len: usize,
     /// Where the size less one is, a byte.
     size: usize,
-    /// Where the jump's displacement is.
-    jump: usize,
-    /// What follows the jump.
-    resume: usize,
+    /// Behind the jump.
+    behind: usize,
+}
+
+/// A probe's place in the code.
+struct Placed {
+    jump: Jump,
+    /// Behind the jump.
+    behind: usize,
 }
 
 impl Probes {
-    /// The one of number `n`, if it was emitted before.
-    fn get(&self, n: usize) -> Option<&Probe> {
-        self.0.get(n).filter(|probe| probe.len > 0)
-    }
-
-    /// Keeps `code` as number `n`, if it is not too long.
-    fn keep(&mut self, n: usize, code: &[u8], probe: Probe) {
-        let none = Probe { code: [0; 64], len: 0, size: 0, jump: 0, resume: 0 };
-        self.0.resize(PROBES, none);
-        let mut kept = Probe { len: code.len(), ..probe };
-        if let Some(room) = kept.code.get_mut(..code.len()) {
-            room.copy_from_slice(code);
-            self.0[n] = kept;
+    /// Emits the probe for `size` bytes at `la`, of code in the upper `half` (1) of the address
+    /// space or the lower one (0): see [`probe`].
+    fn emit(&mut self, a: &mut Asm, la: u8, half: usize, size: i32, write: bool) -> Placed {
+        let n = usize::from(la) << 3 | half << 2;
+        let n = n | usize::from(write) << 1 | usize::from(size == 1);
+        let begin = a.bytes.len();
+        if size > 128 {
+            return probe(a, la, half, size, write).placed(begin);
         }
+        if let Some(probe) = self.0.get(n).filter(|probe| probe.len > 0) {
+            a.copied(&probe.code, probe.len);
+            if size > 1 {
+                a.bytes[begin + probe.size] = size as u8 - 1;
+            }
+            return probe.placed(begin);
+        }
+        let mut made = probe(a, la, half, size, write);
+        let placed = made.placed(begin);
+        if let Some(room) = made.code.get_mut(..a.bytes.len() - begin) {
+            room.copy_from_slice(&a.bytes[begin..]);
+            made.len = room.len();
+            let none = Probe { code: [0; LONGEST], len: 0, size: 0, behind: 0 };
+            self.0.resize(PROBES, none);
+            self.0[n] = made;
+        }
+        placed
     }
+}
+
+impl Probe {
+    /// Emitted at `begin`.
+    fn placed(&self, begin: usize) -> Placed {
+        let behind = begin + self.behind;
+        Placed { jump: Jump::far(behind - 4), behind }
+    }
+}
+
+/// The code that looks in the TLB: it jumps unless the bytes are there; RCX becomes the distance
+/// from `la` to the host's address. Where it jumps RCX leads to the entry and RDX is the tag that
+/// the entry does not have.
+fn probe(a: &mut Asm, la: u8, half: usize, size: i32, write: bool) -> Probe {
+    let begin = a.bytes.len();
+    a.rorx(4, RCX, la, 12 - entry::SHIFT as u8);
+    a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
+    a.lea(8, RDX, Rm::Mem(la, size - 1));
+    // The displacement is the last byte, if there is one.
+    let place = a.bytes.len() - begin - 1;
+    a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
+    a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
+    let tag = if write { entry::WRITE } else { entry::READ };
+    a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
+    a.jcc_far(5);
+    let behind = a.bytes.len() - begin;
+    a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
+    Probe { code: [0; LONGEST], len: 0, size: place, behind }
+}
+
+/// Looks again where a [`probe`] for the upper half has not found its tag: with that of the lower
+/// half. The jump is taken if it is there.
+fn look_again(a: &mut Asm, write: bool) -> Jump {
+    const { assert!(STATE == HOST_RBP && TLB == R14) };
+    const LOW: u8 = disp(word::REVISION) as u8;
+    const HIGH: u8 = disp(word::REVISION + 1) as u8;
+    let tag = if write { entry::WRITE } else { entry::READ } as u8;
+    #[rustfmt::skip]
+    a.fixed([
+        0x48, 0x33, 0x55, HIGH, // xor rdx,[rbp+disp8]
+        0x48, 0x0B, 0x55, LOW, // or rdx,[rbp+disp8]
+        0x49, 0x3B, 0x54, 0x0E, tag, // cmp rdx,[r14+rcx+disp8]
+        0x0F, 0x84, 0, 0, 0, 0, // je
+    ]);
+    Jump::far(a.bytes.len() - 4)
 }
 
 impl Miss {
@@ -162,41 +226,9 @@ impl Translator<'_> {
     fn compare(&mut self, la: u8, size: i32, write: bool, low: bool) -> Miss {
         self.spoil();
         let half = usize::from(self.request.rip >> 63 != 0);
-        let tag = if write { entry::WRITE } else { entry::READ };
-        let kind = half | usize::from(write) << 1 | usize::from(size == 1) << 2;
-        let begin = self.a.bytes.len();
-        let n = usize::from(la) << 3 | kind;
-        let a = &mut self.a;
-        let (jump, resume) = match self.probes.get(n) {
-            Some(probe) if size <= 128 => {
-                a.raw(&probe.code[..probe.len]);
-                if size > 1 {
-                    a.bytes[begin + probe.size] = size as u8 - 1;
-                }
-                (Jump::far(begin + probe.jump), begin + probe.resume)
-            }
-            _ => {
-                a.rorx(4, RCX, la, 12 - entry::SHIFT as u8);
-                a.alu_imm(AND, 4, Rm::Reg(RCX), ((ENTRIES as i32) - 1) << entry::SHIFT);
-                a.lea(8, RDX, Rm::Mem(la, size - 1));
-                // The displacement is the last byte, if there is one.
-                let place = a.bytes.len() - begin - 1;
-                a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
-                a.alu_from(OR, 8, RDX, in_memory(word::REVISION + half));
-                a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-                let jump = a.jcc_far(5);
-                let resume = a.bytes.len();
-                a.load(8, RCX, Rm::Sib(TLB, RCX, 0, entry::HOST));
-                if size <= 128 {
-                    let (jump, resume) = (jump.at - begin, resume - begin);
-                    let probe = Probe { code: [0; 64], len: 0, size: place, jump, resume };
-                    self.probes.keep(n, &a.bytes[begin..], probe);
-                }
-                (jump, resume)
-            }
-        };
+        let Placed { jump, behind } = self.probes.emit(self.a, la, half, size, write);
         // Of the kernel's accesses those through its own pointers lead to the upper half.
-        let retry = (half == 1 && low).then_some(Retry { la, size, tag, resume });
+        let retry = (half == 1 && low).then_some(Retry { write, resume: behind });
         Miss { jump, retry }
     }
 
@@ -276,7 +308,7 @@ impl Translator<'_> {
             // The interpreter may execute this instruction, and the slot would be left as it is.
             return None;
         }
-        let (slot, group) = self.groups.begin(wanted, &mut self.items, self.at)?;
+        let (slot, group) = self.groups.begin(wanted, self.items, self.at)?;
         self.check_group(wanted.key, &group);
         self.a.store(8, layout::slot(slot), RCX);
         Some(Rm::Mem(RCX, (wanted.disp - group.low) as i32))
@@ -322,27 +354,23 @@ impl Translator<'_> {
 
     /// Binds the misses here, but for those that another look finds.
     pub(crate) fn slow(&mut self, misses: Range<usize>) {
-        // One more for each that is looked for again.
         let (mut out, mut count) = ([None; 2 * MOST_MISSES], 0);
         assert!(misses.len() <= MOST_MISSES, "{} misses of one instruction", misses.len());
-        for n in misses {
-            let a = &mut self.a;
-            let Miss { jump, retry } = &self.cold_misses[n];
-            let jump = *jump;
-            let Some(Retry { la, size, tag, resume }) = *retry else {
+        let mut looked = false;
+        for &Miss { jump, retry } in &self.cold_misses[misses] {
+            let Some(Retry { write, resume }) = retry else {
                 out[count] = Some(jump);
                 count += 1;
                 continue;
             };
-            a.bind(jump);
-            a.lea(8, RDX, Rm::Mem(la, size - 1));
-            a.alu_imm(AND, 8, Rm::Reg(RDX), -4096);
-            a.alu_from(OR, 8, RDX, in_memory(word::REVISION));
-            a.alu_from(CMP, 8, RDX, Rm::Sib(TLB, RCX, 0, tag));
-            let hit = a.jcc_far(4);
-            a.bind_at(hit, resume);
-            out[count] = Some(a.jmp_far());
-            count += 1;
+            if looked {
+                out[count] = Some(self.a.jmp_far());
+                count += 1;
+            }
+            self.a.bind(jump);
+            let hit = look_again(self.a, write);
+            self.a.bind_at(hit, resume);
+            looked = true;
         }
         for jump in out.into_iter().flatten() {
             self.a.bind(jump);

@@ -4,6 +4,8 @@
 //! sizes are in bytes (1, 2, 4 or 8). Byte registers are always AL-R15B, never AH-BH. Nothing here
 //! knows of guests.
 
+use core::ops::{Deref, DerefMut};
+
 /// Host registers by number.
 pub mod reg {
     #![allow(missing_docs)]
@@ -72,24 +74,80 @@ impl Jump {
     }
 }
 
-/// More bytes than an instruction has, and than [`Room`] writes ahead of it.
-const ROOM: usize = 32;
+/// Room that there always is behind the code: more bytes than an instruction has, and than
+/// [`Room`] writes ahead of it.
+const ROOM: usize = 64;
+
+/// Code as bytes.
+pub struct Code(Vec<u8>);
+
+impl Default for Code {
+    fn default() -> Self {
+        Self(Vec::with_capacity(4096))
+    }
+}
+
+impl Deref for Code {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Code {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Code {
+    /// Forgets the code.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// What lies behind the code: at least [`ROOM`] bytes.
+    #[inline(always)]
+    fn room(&mut self) -> *mut u8 {
+        debug_assert!(self.0.capacity() - self.0.len() >= ROOM, "the room is kept");
+        self.0.spare_capacity_mut().as_mut_ptr().cast()
+    }
+
+    /// The first `count` bytes of the room have become code.
+    ///
+    /// # Safety
+    /// They were written, and are no more than [`ROOM`].
+    #[inline(always)]
+    unsafe fn append(&mut self, count: usize) {
+        let len = self.0.len() + count;
+        // SAFETY: those before were code, those after were written, says the caller.
+        unsafe { self.0.set_len(len) };
+        if self.0.capacity() - len < ROOM {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        self.0.reserve(4096);
+    }
+}
 
 /// Where the bytes of an instruction are put, not counted before they are all there. What is not
 /// wanted is written as well and overwritten, which saves branches.
 struct Room<'a> {
-    code: &'a mut Vec<u8>,
+    code: &'a mut Code,
     /// Behind the last byte.
     at: *mut u8,
 }
 
 impl<'a> Room<'a> {
     #[inline(always)]
-    fn new(code: &'a mut Vec<u8>) -> Self {
-        if code.capacity() - code.len() < ROOM {
-            grow(code);
-        }
-        let at = code.spare_capacity_mut().as_mut_ptr().cast();
+    fn new(code: &'a mut Code) -> Self {
+        let at = code.room();
         Self { code, at }
     }
 
@@ -151,15 +209,10 @@ impl<'a> Room<'a> {
     /// All bytes are there.
     #[inline(always)]
     fn done(self) {
-        let len = self.code.len() + self.len();
-        // SAFETY: there is room for `ROOM` bytes, and those before `self.at` were written.
-        unsafe { self.code.set_len(len) };
+        let len = self.len();
+        // SAFETY: those before `self.at` were written, which are no more than an instruction has.
+        unsafe { self.code.append(len) };
     }
-}
-
-#[cold]
-fn grow(code: &mut Vec<u8>) {
-    code.reserve(4096);
 }
 
 /// An operand as it is encoded.
@@ -213,7 +266,7 @@ struct Form {
 #[derive(Default)]
 pub struct Asm {
     /// The code so far.
-    pub bytes: Vec<u8>,
+    pub bytes: Code,
     /// Address of its first byte where it will be executed.
     pub base: usize,
 }
@@ -221,7 +274,7 @@ pub struct Asm {
 impl Asm {
     /// No code, to be executed at `base`.
     pub fn new(base: usize) -> Self {
-        Self { bytes: Vec::with_capacity(4096), base }
+        Self { bytes: Code::default(), base }
     }
 
     /// Address of the next instruction.
@@ -231,12 +284,19 @@ impl Asm {
 
     #[inline(always)]
     fn byte(&mut self, b: u8) {
-        self.bytes.push(b);
+        self.fixed([b]);
     }
 
-    /// Appends bytes as they are.
-    pub fn raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+    /// Appends the first `len` of `bytes`, which are copied at once.
+    #[inline(always)]
+    pub fn copied<const N: usize>(&mut self, bytes: &[u8; N], len: usize) {
+        const { assert!(N <= ROOM, "no more than there is room for") };
+        assert!(len <= N, "no more than there is");
+        let room = self.bytes.room();
+        // SAFETY: there is room for `N` bytes.
+        unsafe { room.cast::<[u8; N]>().write_unaligned(*bytes) };
+        // SAFETY: they were written just now.
+        unsafe { self.bytes.append(len) };
     }
 
     /// Appends a sequence of which all bytes are known: at once, which matters for those that every
@@ -441,9 +501,11 @@ impl Asm {
         } else if v as i32 as i64 as u64 == v {
             self.store_imm(8, Rm::Reg(reg), v as i32);
         } else {
-            self.byte(0x48 | reg >> 3);
-            self.byte(0xB8 | (reg & 7));
-            self.raw(&v.to_le_bytes());
+            let mut room = Room::new(&mut self.bytes);
+            room.byte(0x48 | reg >> 3);
+            room.byte(0xB8 | (reg & 7));
+            room.qword(8, v);
+            room.done();
         }
     }
 
@@ -488,7 +550,7 @@ impl Asm {
         // VEX.LZ.F2.0F3A.W F0 /r ib
         let map = (!reg >> 3 & 1) << 7 | 1 << 6 | (!rm >> 3 & 1) << 5 | 3;
         let modrm = 0xC0 | (reg & 7) << 3 | (rm & 7);
-        self.raw(&[0xC4, map, u8::from(size == 8) << 7 | 0x7B, 0xF0, modrm, count]);
+        self.fixed([0xC4, map, u8::from(size == 8) << 7 | 0x7B, 0xF0, modrm, count]);
     }
 
     /// SHLX (`op` 4), SHRX (5) or SARX (7) of `rm` by `count` into `reg` (BMI2): no flags.
@@ -732,8 +794,8 @@ impl Asm {
             assert!((-128..128).contains(&d), "a near jump of {d} bytes");
             self.bytes[jump.at] = d as u8;
         } else {
-            let d = to as i64 - (jump.at as i64 + 4);
-            self.bytes[jump.at..jump.at + 4].copy_from_slice(&(d as i32).to_le_bytes());
+            let place = self.bytes[jump.at..].first_chunk_mut().expect("the jump is there");
+            *place = (to.wrapping_sub(jump.at + 4) as u32).to_le_bytes();
         }
     }
 
@@ -752,13 +814,9 @@ impl Asm {
 /// ModRM.mod for a base register and a displacement, of which so many bytes are needed.
 #[inline(always)]
 fn displacement(base: u8, disp: i32) -> (u8, usize) {
-    let none = (disp == 0) & (base & 7 != 5);
-    let short = i32::from(disp as i8) == disp;
-    match (none, short) {
-        (true, _) => (0, 0),
-        (_, true) => (0x40, 1),
-        _ => (0x80, 4),
-    }
+    let some = u8::from((disp != 0) | (base & 7 == 5));
+    let long = u8::from(i32::from(disp as i8) != disp);
+    ((some + long) << 6, usize::from(some + 3 * long))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ fn operands() -> Vec<Rm> {
 fn decode(a: &Asm) -> Instruction {
     let mut d = Decoder::with_ip(64, &a.bytes, a.base as u64, DecoderOptions::NONE);
     let i = d.decode();
-    assert_eq!(i.len(), a.bytes.len(), "{:x?} is {i:?}", a.bytes);
+    assert_eq!(i.len(), a.bytes.len(), "{:x?} is {i:?}", &a.bytes[..]);
     i
 }
 
@@ -188,7 +188,7 @@ fn jumps_lead_where_they_are_bound() {
         let near = a.jcc_near(4);
         let far = a.jcc_far(5);
         let start = a.here();
-        a.raw(&[0x90; 128][..pad]);
+        (0..pad).for_each(|_| a.fixed([0x90]));
         a.bind(near);
         a.bind(far);
         let end = a.here() as u64;
@@ -208,7 +208,7 @@ fn sequences_that_are_emitted_at_once() {
     for v in [0, 8, u64::from(u32::MAX), 1 << 32, u64::MAX] {
         for call in [true, false] {
             let mut a = Asm::new(0x10000);
-            a.raw(&[0x90; 3]);
+            a.fixed([0x90; 3]);
             if call {
                 a.call_with(v, 0x1234)
             } else {
@@ -220,7 +220,7 @@ fn sequences_that_are_emitted_at_once() {
             assert_eq!(set.op0_register().full_register(), Register::RAX);
             let want = if call { (M::Call, 0x1234) } else { (M::Jmp, 0x7654_3210) };
             assert_eq!((go.mnemonic(), go.near_branch64()), want);
-            assert!(!d.can_decode(), "{:x?}", a.bytes);
+            assert!(!d.can_decode(), "{:x?}", &a.bytes[..]);
         }
     }
     for v in [0, -1, 127, i32::MAX, i32::MIN] {

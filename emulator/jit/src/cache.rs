@@ -24,6 +24,8 @@ pub const JUMPS: usize = 1 << 14;
 /// log2 of the size of one.
 pub const JUMP_SHIFT: u8 = 5;
 const BUCKETS: usize = 1 << 15;
+/// Blocks that there is room for at once; a boot has half as many.
+const BLOCKS: usize = 1 << 16;
 /// Numbers that a page of RAM may have: linear pages that lead to it.
 const NAMES: usize = 1 << 10;
 /// Numbers of all pages, 16 bytes each.
@@ -165,9 +167,10 @@ impl Cache {
             thunks,
             start,
             used: start,
-            blocks: Vec::new(),
-            links: Vec::new(),
-            sites: Vec::new(),
+            // What is not used of these takes no memory.
+            blocks: Vec::with_capacity(BLOCKS),
+            links: Vec::with_capacity(4 * BLOCKS),
+            sites: Vec::with_capacity(8 * BLOCKS),
             ops: Vec::new(),
             crossings: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
@@ -301,9 +304,9 @@ impl Cache {
         let Made { rip, narrow, plain } = made;
         let id = self.blocks.len() as u32;
         let code = self.used;
-        self.memory.write(code, &t.code);
+        self.memory.write(code, &t.code.bytes);
         // Blocks begin at lines of 16 bytes.
-        self.used = (code + t.code.len() + 15) & !15;
+        self.used = (code + t.code.bytes.len() + 15) & !15;
         let at = bucket(place, rip);
         let next = self.buckets[at];
         self.buckets[at] = id;

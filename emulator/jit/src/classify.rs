@@ -4,6 +4,7 @@
 //! each does to flags and registers, so that flags need not be kept where nobody can see them.
 
 use crate::lower::{sse, string, x87};
+use core::ops::{Deref, DerefMut};
 use emulator::cpu::{RAX, RBP, RCX, RDX, RSP};
 use emulator::decode::ends_block;
 use iced_x86::{Code, CodeSize, Instruction, MemorySize, Mnemonic as M, OpKind, Register};
@@ -78,32 +79,34 @@ impl Family {
 pub struct Item {
     /// As decoded, with its linear address as instruction pointer.
     pub i: Instruction,
-    /// See [`Family`].
-    pub family: Family,
-    /// Code is emitted for it; otherwise the interpreter executes it.
-    pub lowered: bool,
-    /// It may fault, and the code for that spoils the host's flags first: it accesses memory.
-    pub memory: bool,
-    /// See [`Effect`].
-    pub effect: Effect,
-    /// The code emitted for it leaves the host's flags alone.
-    pub preserves: bool,
+    /// What most instructions of its code have in common with it.
+    shape: Shape,
     /// Guest registers written, a bit each.
     pub writes: u32,
-    /// The code emitted for it uses XMM registers.
-    pub vector: bool,
-    /// It uses the x87.
-    pub x87: bool,
-    /// Nothing is executed after it in its block.
-    pub last: bool,
     /// It lies on two pages.
     pub crosses: bool,
+}
+
+impl Deref for Item {
+    type Target = Shape;
+    #[inline]
+    fn deref(&self) -> &Shape {
+        &self.shape
+    }
+}
+
+impl DerefMut for Item {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Shape {
+        &mut self.shape
+    }
 }
 
 impl Item {
     /// It lies on two pages: the code emitted for it first sees whether the second is still there.
     pub fn crossing(mut self) -> Self {
-        (self.crosses, self.memory, self.preserves) = (true, true, false);
+        self.crosses = true;
+        (self.memory, self.preserves) = (true, false);
         self
     }
 
@@ -125,6 +128,7 @@ impl Item {
 }
 
 /// Whether the code emitted for the instruction leaves the flags undone: nobody may see them.
+#[inline]
 pub fn is_blind(item: &Item) -> bool {
     item.family == Family::Shift
         && match item.i.mnemonic() {
@@ -139,12 +143,40 @@ pub fn plain(r: Register) -> bool {
     r.is_gpr() && !matches!(r, Register::AH | Register::BH | Register::CH | Register::DH)
 }
 
-/// Number of a general register other than AH, BH, CH, DH.
+/// Number of a register; of a general one not AH, BH, CH, DH.
+#[inline]
 pub fn number(r: Register) -> u8 {
-    // iced counts AH-BH between BL and SPL.
-    let n = r.number() as u8;
-    if r.is_gpr8() && n > 7 { n - 4 } else { n }
+    NUMBERS[r as usize]
 }
+
+/// By register: the tables of `iced` take a look in two of them.
+static NUMBERS: [u8; 256] = {
+    use Register::*;
+    let mut numbers = [0; 256];
+    let ranges = [
+        (AL, BL, 0),
+        // They count between BL and SPL.
+        (AH, BH, 4),
+        (SPL, R15L, 4),
+        (AX, R15W, 0),
+        (EAX, R15D, 0),
+        (RAX, R15, 0),
+        (ES, GS, 0),
+        (XMM0, XMM31, 0),
+        (ST0, ST7, 0),
+    ];
+    let mut n = 0;
+    while n < ranges.len() {
+        let (first, last, number) = ranges[n];
+        let mut r = first as usize;
+        while r <= last as usize {
+            numbers[r] = number + (r - first as usize) as u8;
+            r += 1;
+        }
+        n += 1;
+    }
+    numbers
+};
 
 /// Whether the instruction is 32-bit code.
 pub fn is_narrow(i: &Instruction) -> bool {
@@ -210,46 +242,48 @@ impl Writes {
         Self { always: registers, first: false, second: false }
     }
 
+    /// Only of operands that are general registers in `i`.
+    fn among(self, i: &Instruction) -> Self {
+        let general =
+            |n| n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr();
+        Self { first: self.first && general(0), second: self.second && general(1), ..self }
+    }
+
     /// Those of `i`, a bit each.
     fn of(self, i: &Instruction) -> u32 {
-        let first = if self.first { bit(i, 0) } else { 0 };
-        let second = if self.second { bit(i, 1) } else { 0 };
+        let first = u32::from(self.first) << number(i.op0_register());
+        let second = u32::from(self.second) << number(i.op1_register());
         self.always | first | second
-    }
-}
-
-fn bit(i: &Instruction, n: u32) -> u32 {
-    if n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr() {
-        1 << number(i.op_register(n))
-    } else {
-        0
     }
 }
 
 /// What of an [`Item`] is the same for most instructions of a [`Code`]: see [`crate::shapes`].
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// See [`Item`], as for the others.
+    /// See [`Family`].
     pub family: Family,
-    /// Code is emitted for it.
+    /// Code is emitted for it; otherwise the interpreter executes it.
     pub lowered: bool,
-    memory: bool,
-    effect: Effect,
-    preserves: bool,
-    writes: Writes,
+    /// It may fault, and the code for that spoils the host's flags first: it accesses memory.
+    pub memory: bool,
+    /// See [`Effect`].
+    pub effect: Effect,
+    /// The code emitted for it leaves the host's flags alone.
+    pub preserves: bool,
     /// The code emitted for it uses XMM registers.
     pub vector: bool,
-    x87: bool,
-    last: bool,
+    /// It uses the x87.
+    pub x87: bool,
+    /// Nothing is executed after it in its block.
+    pub last: bool,
+    written: Writes,
 }
 
 impl Shape {
     /// Of an instruction.
+    #[inline]
     pub fn item(self, i: Instruction) -> Item {
-        let Self { family, lowered, memory, effect, preserves, writes, vector, x87, last } = self;
-        let writes = writes.of(&i);
-        let crosses = false;
-        Item { i, family, lowered, memory, effect, preserves, writes, vector, x87, last, crosses }
+        Item { i, shape: self, writes: self.written.of(&i), crosses: false }
     }
 }
 
@@ -260,6 +294,11 @@ pub fn classify(i: Instruction, invalid: bool) -> Item {
 
 /// The same without what only this one has.
 pub fn shape(i: &Instruction, invalid: bool) -> Shape {
+    let shape = any_shape(i, invalid);
+    Shape { written: shape.written.among(i), ..shape }
+}
+
+fn any_shape(i: &Instruction, invalid: bool) -> Shape {
     let family = Family::of(i.mnemonic());
     let mut shape = Shape {
         family,
@@ -267,7 +306,7 @@ pub fn shape(i: &Instruction, invalid: bool) -> Shape {
         memory: true,
         effect: Effect::Changes,
         preserves: false,
-        writes: Writes::always(0),
+        written: Writes::always(0),
         vector: false,
         x87: false,
         last: invalid || may_end(family) && (ends_block(i) && !goes_on(i) || is_jump(i)),
@@ -277,7 +316,7 @@ pub fn shape(i: &Instruction, invalid: bool) -> Shape {
         shape.memory = false;
         shape.effect = Effect::Sets;
         if !matches!(i.mnemonic(), M::Test | M::Cmp) {
-            shape.writes = Writes::always(1 << whole_of(i.op0_register()));
+            shape.written = Writes::always(1 << whole_of(i.op0_register()));
         }
         return shape;
     }
@@ -293,7 +332,7 @@ pub fn shape(i: &Instruction, invalid: bool) -> Shape {
         shape.lowered = true;
         shape.vector = form.is_vector();
         shape.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
-        shape.writes = form.writes();
+        shape.written = form.writes();
         shape.preserves = !shape.memory && !form.sets_flags();
         return shape;
     }
@@ -305,7 +344,7 @@ pub fn shape(i: &Instruction, invalid: bool) -> Shape {
             x87::Form::Conditional(_) => Effect::Reads,
             _ => Effect::None,
         };
-        shape.writes = x87::writes(form);
+        shape.written = x87::writes(form);
         shape.preserves = !shape.memory && form != x87::Form::Compare;
         return shape;
     }
@@ -314,7 +353,7 @@ pub fn shape(i: &Instruction, invalid: bool) -> Shape {
         shape.lowered = true;
         shape.memory = true;
         shape.effect = if form.sets_flags() { Effect::Sets } else { Effect::None };
-        shape.writes = form.writes();
+        shape.written = form.writes();
         return shape;
     }
     let Some((effect, writes)) = lowered(i) else {
@@ -323,7 +362,7 @@ pub fn shape(i: &Instruction, invalid: bool) -> Shape {
     };
     shape.lowered = true;
     shape.effect = effect;
-    shape.writes = writes;
+    shape.written = writes;
     let may_preserve = matches!(family, Family::Mov | Family::Branch | Family::Other);
     shape.preserves = may_preserve && !shape.memory && preserves(i);
     use M::{Call, Div, Idiv, Leave, Pop, Push, Ret};

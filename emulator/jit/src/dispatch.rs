@@ -168,7 +168,8 @@ impl Jit {
         };
         let translation = &mut self.translation;
         translate(request, translation);
-        assert!(translation.code.len() <= LARGEST, "a block of {} bytes", translation.code.len());
+        let bytes = translation.code.bytes.len();
+        assert!(bytes <= LARGEST, "a block of {bytes} bytes");
         mark_code(core, place, translation.len);
         let mut tail = None;
         if let (Some(Tail { len, number }), Some(at), Some(next)) = (translation.tail, behind, next)
@@ -176,7 +177,7 @@ impl Jit {
             mark_code(core, at, len);
             // No page has the number that is there now.
             if let Some(known) = self.cache.number(next, narrow, at) {
-                translation.code[number..number + 4].copy_from_slice(&known.to_le_bytes());
+                translation.code.bytes[number..number + 4].copy_from_slice(&known.to_le_bytes());
             }
             tail = Some(at);
         }
@@ -184,7 +185,7 @@ impl Jit {
         s.blocks += 1;
         s.instructions += translation.count as u64;
         s.guest_bytes += translation.len as u64;
-        s.host_bytes += translation.code.len() as u64;
+        s.host_bytes += bytes as u64;
         let id = self.cache.add(place, Made { rip, narrow, plain }, tail, translation);
         if let Some(begun) = begun {
             self.statistics.translating_ns += TIMED * begun.elapsed().as_nanos() as u64;

@@ -9,7 +9,8 @@
 //! instruction that the interpreter executes; a call of the interpreter for an access that the
 //! TLB does not have goes on only if no translation was dropped ([`crate::run`]).
 
-use crate::classify::{Family, Item, is_narrow, number, touches_nothing, word};
+use crate::classify::{Family, Item, is_narrow, memory_operand, number, touches_nothing, word};
+use crate::translate::MOST;
 use emulator::cpu::{FS, GS, RBP, RSP};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
@@ -22,7 +23,7 @@ const SPAN: i64 = 256;
 pub const NONE: u8 = 0xFF;
 
 /// What an address is made of, but for its displacement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Guest register or [`NONE`].
     pub base: u8,
@@ -33,6 +34,15 @@ pub struct Key {
     /// FS, GS or [`NONE`].
     pub segment: u8,
 }
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let whole = |k: &Self| u32::from_le_bytes([k.base, k.index, k.scale, k.segment]);
+        whole(self) == whole(other)
+    }
+}
+
+impl Eq for Key {}
 
 impl Key {
     /// A register alone.
@@ -60,7 +70,8 @@ impl Key {
 
     /// Guest registers that it depends on, a bit each.
     fn registers(self) -> u32 {
-        [self.base, self.index].iter().filter(|&&r| r != NONE).fold(0, |bits, &r| bits | 1 << r)
+        let bit = |r: u8| if r == NONE { 0 } else { 1 << r };
+        bit(self.base) | bit(self.index)
     }
 }
 
@@ -84,6 +95,19 @@ struct Access {
     aligned: bool,
 }
 
+/// What an instruction does to groups, for those who look ahead.
+#[derive(Clone, Copy, Debug)]
+struct Brief {
+    /// Guest registers written, a bit each.
+    writes: u32,
+    /// No group lives through it: see [`ends_groups`].
+    ends: bool,
+    /// Number of its first access in [`Groups::accesses`],
+    first: u8,
+    /// and how many it has that are not known to go well.
+    count: u8,
+}
+
 /// An access as the code for it asks for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
@@ -103,6 +127,8 @@ pub struct Wanted {
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
     key: Key,
+    /// Those of the key, a bit each.
+    registers: u32,
     /// The lowest byte's displacement, as registers were at the first access.
     pub low: i64,
     /// Behind the highest byte.
@@ -130,16 +156,16 @@ impl Group {
     }
 
     /// What the instruction does to the address; false: it is not known any more.
-    fn survives(&mut self, item: &Item) -> bool {
-        if ends_groups(item) {
-            return false;
-        }
-        let registers = self.key.registers();
-        if item.writes & registers == 0 {
-            return true;
-        }
+    #[inline(always)]
+    fn survives(&mut self, brief: Brief, item: &Item) -> bool {
+        !brief.ends && (brief.writes & self.registers == 0 || self.is_moved(item))
+    }
+
+    /// The instruction writes one of the group's registers: whether it moves the address by a
+    /// constant.
+    fn is_moved(&mut self, item: &Item) -> bool {
         match step(item) {
-            Some((register, by)) if registers == 1 << register && self.key.index == NONE => {
+            Some((register, by)) if self.registers == 1 << register && self.key.index == NONE => {
                 self.moved += by;
                 self.moved.unsigned_abs() < 1 << 20
             }
@@ -152,20 +178,38 @@ impl Group {
 #[derive(Default)]
 pub struct Groups {
     slots: [Option<Group>; SLOTS],
-    /// What each instruction accesses, as far as that may be in a group.
-    accesses: Vec<[Option<Access>; 2]>,
+    /// How many there are.
+    open: usize,
+    /// What each instruction does to groups.
+    briefs: Vec<Brief>,
+    /// What they access, as far as that may be in a group, one after the other.
+    accesses: Vec<Access>,
 }
 
 impl Groups {
     /// For a block of these instructions.
     pub fn prepare(&mut self, items: &[Item]) {
         self.slots = [None; SLOTS];
+        self.open = 0;
+        self.briefs.clear();
         self.accesses.clear();
-        self.accesses.extend(items.iter().map(accesses));
+        const { assert!(2 * MOST < 256) };
+        for item in items {
+            let first = self.accesses.len() as u8;
+            if item.memory && item.lowered && !item.x87 && !item.crosses {
+                accesses(item, &mut self.accesses);
+            }
+            let count = self.accesses.len() as u8 - first;
+            let ends = ends_groups(item);
+            self.briefs.push(Brief { writes: item.writes, ends, first, count });
+        }
     }
 
     /// The slot, and the offset from what it holds, of an access that needs no check.
     pub fn member(&self, wanted: &Wanted) -> Option<(usize, i32)> {
+        if self.open == 0 {
+            return None;
+        }
         let found = |slot: &Option<Group>| slot.as_ref().and_then(|group| group.offset(wanted));
         self.slots.iter().enumerate().find_map(|(n, slot)| found(slot).map(|at| (n, at)))
     }
@@ -178,25 +222,97 @@ impl Groups {
         items: &mut [Item],
         at: usize,
     ) -> Option<(usize, Group)> {
-        let mut others = self.accesses[at + 1..].iter().flatten().flatten();
-        if !others.any(|other| other.key == wanted.key) {
+        let others = self.briefs.get(at + 1)?.first;
+        if self.accesses[others.into()..].iter().all(|other| other.key != wanted.key) {
             return None;
         }
         let free = |slot: &Option<Group>| slot.is_none_or(|group| group.until < at);
         let slot = self.slots.iter().position(free)?;
-        let group = plan(wanted, items, &self.accesses, at)?;
+        let group = self.plan(wanted, items, at)?;
+        self.open += usize::from(self.slots[slot].is_none());
         self.slots[slot] = Some(group);
-        mark(group, items, &self.accesses, at);
+        self.mark(group, items, at);
         Some((slot, group))
     }
 
-    /// Instruction `item` was emitted.
-    pub fn after(&mut self, item: &Item) {
+    /// Instruction `at` was emitted; `lowered`: not as a call of the interpreter.
+    pub fn after(&mut self, items: &[Item], at: usize, lowered: bool) {
+        if self.open == 0 {
+            return;
+        }
+        let brief = self.briefs[at];
         for slot in &mut self.slots {
             if let Some(group) = slot
-                && !group.survives(item)
+                && !(lowered && group.survives(brief, &items[at]))
             {
                 *slot = None;
+                self.open -= 1;
+            }
+        }
+    }
+
+    /// Looks ahead: the group that begins with `wanted`, if more accesses follow.
+    fn plan(&self, wanted: &Wanted, items: &[Item], at: usize) -> Option<Group> {
+        let mut group = Group {
+            key: wanted.key,
+            registers: wanted.key.registers(),
+            low: wanted.disp,
+            high: wanted.disp + i64::from(wanted.size),
+            moved: 0,
+            write: wanted.write,
+            aligned: wanted.aligned,
+            until: at,
+        };
+        let first = (group.low, group.high);
+        let mut place = wanted.aligned.then_some(wanted.disp);
+        for (n, &brief) in self.briefs.iter().enumerate().skip(at) {
+            let count = if n > at { brief.count } else { 0 };
+            for access in &self.accesses[brief.first.into()..][..count.into()] {
+                if access.key != group.key {
+                    continue;
+                }
+                let low = access.disp + group.moved;
+                let high = low + i64::from(access.size);
+                let (all_low, all_high) = (group.low.min(low), group.high.max(high));
+                if all_high - all_low > SPAN {
+                    continue;
+                }
+                // What is read and then written is checked once.
+                group.write |= access.kind == Kind::Write && (low, high) == first;
+                if access.aligned {
+                    place = place.or(Some(low));
+                }
+                (group.low, group.high, group.until) = (all_low, all_high, n);
+            }
+            if !group.survives(brief, &items[n]) {
+                break;
+            }
+        }
+        if let Some(place) = place {
+            group.aligned = true;
+            group.low -= (group.low - place).rem_euclid(16);
+        }
+        let low = i32::try_from(group.low).is_ok() || group.registers == 0;
+        group.moved = 0;
+        (group.until > at && low).then_some(group)
+    }
+
+    /// Marks the instructions behind number `at` whose accesses are all in the group.
+    fn mark(&mut self, mut group: Group, items: &mut [Item], at: usize) {
+        for n in at..=group.until {
+            let brief = self.briefs[n];
+            if n > at && brief.count == 1 {
+                let Access { key, disp, size, kind, aligned } =
+                    self.accesses[usize::from(brief.first)];
+                let write = kind != Kind::Read;
+                let wanted = Wanted { key, disp, size, write, aligned };
+                if group.offset(&wanted).is_some() && may_be_marked(&items[n].i) {
+                    items[n].safe();
+                    self.briefs[n].count = 0;
+                }
+            }
+            if !group.survives(brief, &items[n]) {
+                return;
             }
         }
     }
@@ -207,80 +323,6 @@ impl Groups {
 fn ends_groups(item: &Item) -> bool {
     let may = item.family == Family::Other;
     !item.lowered || may && matches!(item.i.mnemonic(), M::Swapgs | M::Stac | M::Clac)
-}
-
-/// Looks ahead: the group that begins with `wanted`, if more accesses follow.
-fn plan(
-    wanted: &Wanted,
-    items: &[Item],
-    accesses: &[[Option<Access>; 2]],
-    at: usize,
-) -> Option<Group> {
-    let mut group = Group {
-        key: wanted.key,
-        low: wanted.disp,
-        high: wanted.disp + i64::from(wanted.size),
-        moved: 0,
-        write: wanted.write,
-        aligned: wanted.aligned,
-        until: at,
-    };
-    let first = (group.low, group.high);
-    let (mut conditional, mut place) = (false, wanted.aligned.then_some(wanted.disp));
-    for (n, item) in items.iter().enumerate().skip(at) {
-        if n > at && item.memory && !ends_groups(item) {
-            for access in accesses[n].into_iter().flatten() {
-                if access.key != group.key {
-                    continue;
-                }
-                let low = access.disp + group.moved;
-                let high = low + i64::from(access.size);
-                let (all_low, all_high) = (group.low.min(low), group.high.max(high));
-                if all_high - all_low > SPAN {
-                    continue;
-                }
-                // What is read and then surely written is checked once.
-                group.write |= !conditional && access.kind == Kind::Write && (low, high) == first;
-                if access.aligned {
-                    place = place.or(Some(low));
-                }
-                (group.low, group.high, group.until) = (all_low, all_high, n);
-            }
-            conditional |= item.i.is_jcc_short_or_near();
-        }
-        if !group.survives(item) {
-            break;
-        }
-    }
-    if let Some(place) = place {
-        group.aligned = true;
-        group.low -= (group.low - place).rem_euclid(16);
-    }
-    let low = i32::try_from(group.low).is_ok() || group.key.registers() == 0;
-    group.moved = 0;
-    (group.until > at && low).then_some(group)
-}
-
-/// Marks the instructions behind number `at` whose accesses are all in the group.
-fn mark(mut group: Group, items: &mut [Item], accesses: &[[Option<Access>; 2]], at: usize) {
-    for (n, item) in items.iter_mut().enumerate().skip(at) {
-        if n > at && !ends_groups(item) && item.memory {
-            let in_group = |a: Access| {
-                let write = a.kind != Kind::Read;
-                let Access { key, disp, size, aligned, .. } = a;
-                group.offset(&Wanted { key, disp, size, write, aligned }).is_some()
-            };
-            if let [Some(access), None] = accesses[n]
-                && in_group(access)
-                && may_be_marked(&item.i)
-            {
-                item.safe();
-            }
-        }
-        if !group.survives(item) {
-            return;
-        }
-    }
 }
 
 /// Instructions that cannot fault but by their one access.
@@ -342,31 +384,20 @@ fn immediate(i: &Instruction) -> bool {
     matches!(i.op_kind(1), Immediate8to64 | Immediate32to64 | Immediate8to32 | Immediate32)
 }
 
-/// The accesses of an instruction, as far as they are made by [`Wanted`].
-fn accesses(item: &Item) -> [Option<Access>; 2] {
+/// Adds the accesses of an instruction, as far as they are made by [`Wanted`].
+fn accesses(item: &Item, to: &mut Vec<Access>) {
     let i = &item.i;
-    if !item.memory || item.x87 || !item.lowered || item.crosses {
-        return [None; 2];
+    if memory_operand(i) && !touches_nothing(i) {
+        let Some(operand) = operand(item) else { return };
+        to.push(operand);
     }
-    let stack = |disp, kind| {
-        let key = Key::register(RSP);
-        Some(Access { key, disp, size: word(i), kind, aligned: false })
+    let (base, disp, kind) = match i.mnemonic() {
+        M::Push | M::Pushfq | M::Pushfd | M::Call => (RSP, -i64::from(word(i)), Kind::Write),
+        M::Pop | M::Ret => (RSP, 0, Kind::Read),
+        M::Leave => (RBP, 0, Kind::Read),
+        _ => return,
     };
-    let explicit = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) && !touches_nothing(i);
-    let operand = explicit.then(|| operand(item)).flatten();
-    if explicit && operand.is_none() {
-        return [None; 2];
-    }
-    let implicit = match i.mnemonic() {
-        M::Push | M::Pushfq | M::Pushfd | M::Call => stack(-i64::from(word(i)), Kind::Write),
-        M::Pop | M::Ret => stack(0, Kind::Read),
-        M::Leave => stack(0, Kind::Read).map(|a| Access { key: Key::register(RBP), ..a }),
-        _ => None,
-    };
-    match (operand, implicit) {
-        (None, second) => [second, None],
-        both => both.into(),
-    }
+    to.push(Access { key: Key::register(base), disp, size: word(i), kind, aligned: false });
 }
 
 fn operand(item: &Item) -> Option<Access> {

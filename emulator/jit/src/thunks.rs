@@ -156,7 +156,7 @@ pub fn emit(a: &mut Asm, helper: usize, x87: usize) -> Thunks {
     a.ret();
     a.bind(derived);
     // mov al, ah; shr al, 7; xor al, ah
-    a.raw(&[0x88, 0xE0, 0xC0, 0xE8, 0x07, 0x30, 0xE0]);
+    a.fixed([0x88, 0xE0, 0xC0, 0xE8, 0x07, 0x30, 0xE0]);
     a.jmp_label(set);
 
     t.settle = a.here();

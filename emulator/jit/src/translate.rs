@@ -88,7 +88,7 @@ pub struct PageCheck {
 #[derive(Default)]
 pub struct Translation {
     /// The code, for [`Request::base`].
-    pub code: Vec<u8>,
+    pub code: Asm,
     /// Instructions.
     pub count: usize,
     /// Guest bytes.
@@ -158,15 +158,16 @@ pub struct FlagState {
     recipe: Option<Recipe>,
 }
 
-/// A block in the making.
+/// A block in the making. What is kept from block to block it borrows.
 pub struct Translator<'a> {
     /// The code.
-    pub a: Asm,
+    pub a: &'a mut Asm,
     pub(crate) request: Request<'a>,
     /// Behind the check of the budget.
     body: Label,
     /// The instructions.
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: &'a mut [Item],
+    survey: Survey,
     /// Number of the instruction at hand.
     pub(crate) at: usize,
     flags: FlagState,
@@ -174,19 +175,46 @@ pub struct Translator<'a> {
     before: FlagState,
     /// The instruction at hand has made the flags.
     fresh: bool,
-    pub(crate) misses: Vec<Miss>,
+    pub(crate) misses: &'a mut Vec<Miss>,
     /// Checks of groups that may fail: see [`crate::groups`].
-    pub(crate) group_misses: Vec<Miss>,
+    pub(crate) group_misses: &'a mut Vec<Miss>,
     /// The misses of what is in `cold`.
-    pub(crate) cold_misses: Vec<Miss>,
+    pub(crate) cold_misses: &'a mut Vec<Miss>,
     /// The groups of accesses at hand.
-    pub(crate) groups: Groups,
-    pub(crate) probes: Probes,
-    cold: Vec<Cold>,
-    edges: Vec<Edge>,
-    sites: Vec<Site>,
+    pub(crate) groups: &'a mut Groups,
+    pub(crate) probes: &'a mut Probes,
+    cold: &'a mut Vec<Cold>,
+    edges: &'a mut Vec<Edge>,
+    sites: &'a mut Vec<Site>,
     tail: Option<Tail>,
-    joined: Joined,
+    joined: &'a Joined,
+}
+
+/// What is asked of a block's instructions again and again.
+#[derive(Clone, Copy, Default)]
+struct Survey {
+    /// Behind the last one that uses the host's x87.
+    x87: usize,
+    /// Behind the last one that uses its XMM registers.
+    vectors: usize,
+    /// There is one that [`is_blind`].
+    blind: bool,
+}
+
+impl Survey {
+    fn of(items: &[Item]) -> Self {
+        let mut survey = Self::default();
+        for (n, item) in items.iter().enumerate() {
+            if item.x87 {
+                survey.x87 = n + 1;
+            }
+            if item.vector {
+                survey.vectors = n + 1;
+            }
+            survey.blind |= is_blind(item);
+        }
+        survey
+    }
 }
 
 /// The bytes of an instruction that lies on two pages, and what follows.
@@ -194,10 +222,10 @@ type Joined = [u8; 2 * MAX_LENGTH];
 
 /// Translates the block that `request` describes into `to`.
 pub fn translate(request: Request<'_>, to: &mut Translation) {
-    let Translation { mut code, mut edges, mut sites, work, .. } = core::mem::take(to);
-    let Work { mut items, mut cold, mut misses, mut group_misses, .. } = work;
-    let Work { mut cold_misses, mut groups, probes, mut shapes, .. } = work;
-    code.clear();
+    let Translation { code, edges, sites, work, .. } = to;
+    let Work { items, cold, misses, group_misses, cold_misses, groups, probes, shapes } = work;
+    code.bytes.clear();
+    code.base = request.base;
     edges.clear();
     sites.clear();
     items.clear();
@@ -206,17 +234,19 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     group_misses.clear();
     cold_misses.clear();
     let mut joined = [0; 2 * MAX_LENGTH];
-    let len = decode(&request, &mut items, &mut joined, &mut shapes);
+    let len = decode(&request, items, &mut joined, shapes);
     let count = items.len();
-    look_for_flags(&mut items);
-    if !request.plain {
-        groups.prepare(&items);
+    let survey = Survey::of(items);
+    if survey.blind {
+        look_for_flags(items);
     }
+    groups.prepare(if request.plain { &[] } else { items });
     let mut t = Translator {
-        a: Asm { bytes: code, base: request.base },
+        a: code,
         request,
         body: Label::default(),
         items,
+        survey,
         at: 0,
         flags: FlagState { word: true, host: None, recipe: None },
         before: FlagState::default(),
@@ -230,7 +260,7 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
         edges,
         sites,
         tail: None,
-        joined,
+        joined: &joined,
     };
     t.head(count as u32);
     for at in 0..count {
@@ -242,10 +272,7 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
         t.edge(t.wrap(t.items[count - 1].i.next_ip()));
     }
     t.finish();
-    let Translator { items, cold, misses, group_misses, cold_misses, groups, probes, .. } = t;
-    let work = Work { items, cold, misses, group_misses, cold_misses, groups, probes, shapes };
-    let (edges, sites, tail) = (t.edges, t.sites, t.tail);
-    *to = Translation { code: t.a.bytes, count, len, edges, sites, tail, work };
+    (to.tail, to.count, to.len) = (t.tail, count, len);
 }
 
 /// The block's instructions; gives back how many bytes they are on the block's page.
@@ -382,8 +409,7 @@ impl Translator<'_> {
 
     /// Whether an instruction from number `at` on uses the host's x87, and its XMM registers.
     fn wanted(&self, at: usize) -> (bool, bool) {
-        let items = &self.items[at..];
-        (items.iter().any(|item| item.x87), items.iter().any(|item| item.vector))
+        (at < self.survey.x87, at < self.survey.vectors)
     }
 
     /// What the instructions behind the one at hand want, after a call of the interpreter.
@@ -411,7 +437,7 @@ impl Translator<'_> {
         }
         if !item.lowered || !lower::lower(self, &item.i) {
             self.interpret();
-            self.groups.after(&Item { lowered: false, ..item });
+            self.groups.after(self.items, self.at, false);
             return;
         }
         assert!(item.memory || self.misses.is_empty(), "an access was promised to be safe");
@@ -421,14 +447,14 @@ impl Translator<'_> {
         }
         if !self.group_misses.is_empty() {
             let misses = self.cold_misses.len()..self.cold_misses.len() + self.group_misses.len();
-            self.cold_misses.append(&mut self.group_misses);
+            self.cold_misses.append(self.group_misses);
             let refund = (self.items.len() - self.at) as u32;
             let (target, state) = (item.i.ip(), self.before);
             self.cold.push(Cold::Plain { misses, target, refund, state });
         }
         if !self.misses.is_empty() {
             let misses = self.cold_misses.len()..self.cold_misses.len() + self.misses.len();
-            self.cold_misses.append(&mut self.misses);
+            self.cold_misses.append(self.misses);
             let site = self.site(item.last);
             let resume = self.a.bytes.len();
             let restore = self.flags.host.is_some();
@@ -442,7 +468,7 @@ impl Translator<'_> {
         {
             self.flags.recipe = None;
         }
-        self.groups.after(&item);
+        self.groups.after(self.items, self.at, true);
     }
 
     /// The interpreter executes the instruction unless the next page is where it was. Uses RAX.
@@ -504,7 +530,7 @@ impl Translator<'_> {
         self.flags = FlagState { word: false, host: Some(kind), recipe };
         self.fresh = true;
         if self.must_save(recipe) {
-            kind.save(&mut self.a);
+            kind.save(self.a);
             self.flags.word = true;
         }
     }
@@ -541,7 +567,7 @@ impl Translator<'_> {
 
     /// Sees to it that the word is right. Uses RAX and RDX.
     pub fn save_flags(&mut self) {
-        save(&mut self.a, &self.flags);
+        save(self.a, &self.flags);
         self.flags.word = true;
         if !self.fresh {
             self.before.word = true;
@@ -562,7 +588,7 @@ impl Translator<'_> {
             None => {}
         }
         if let Some(recipe) = self.flags.recipe {
-            recipe.emit(&mut self.a);
+            recipe.emit(self.a);
             self.flags.host = Some(recipe.kind());
             return;
         }

@@ -137,7 +137,7 @@ fn scan(t: &mut Translator, i: &Instruction, opcode: u8) {
     t.a.load(s, RCX, rm);
     t.a.test(s, Rm::Reg(RCX), RCX);
     if live {
-        Kind::Logic.save(&mut t.a);
+        Kind::Logic.save(t.a);
     }
     let none = t.a.jcc_near(4);
     t.assign(register(i, 0), s, |t, to| t.a.map_0f(0, opcode, s, to, Rm::Reg(RCX)));

@@ -33,7 +33,7 @@ fn save(t: &mut Translator, s: u8, low: Rm) {
     t.a.test(s, Rm::Reg(RDX), RDX);
     t.a.lahf();
     // or ah, cl; mov al, cl; or al, AF_CLEAR
-    t.a.raw(&[0x08, 0xCC, 0x88, 0xC8, 0x0C, crate::flags::AF_CLEAR as u8]);
+    t.a.fixed([0x08, 0xCC, 0x88, 0xC8, 0x0C, crate::flags::AF_CLEAR as u8]);
     t.a.store(4, in_memory(word::FLAGS), RAX);
     t.only_in_word();
 }
@@ -92,7 +92,11 @@ fn idiv(t: &mut Translator, i: &Instruction) {
     t.miss(6);
     t.a.load(8, RAX, place(cpu::RAX));
     // cdq or cqo
-    t.a.raw(if s == 8 { &[0x48, 0x99] } else { &[0x99] });
+    if s == 8 {
+        t.a.fixed([0x48, 0x99])
+    } else {
+        t.a.fixed([0x99])
+    }
     t.a.alu_from(CMP, s, RDX, place(cpu::RDX));
     t.miss(5);
     t.a.unary(7, s, Rm::Reg(RCX));

@@ -78,15 +78,15 @@ fn by_cl(t: &mut Translator, i: &Instruction, op: u8) {
         t.a.alu_imm(CMP, 4, Rm::Reg(RCX), 1);
         let one = t.a.jcc_near(4);
         t.change(n, s, |t, rm| t.a.shift_cl(op, s, rm));
-        Kind::ShiftRight.save(&mut t.a);
+        Kind::ShiftRight.save(t.a);
         let done = t.a.jmp_near();
         t.a.bind(one);
         t.change(n, s, |t, rm| t.a.shift(op, s, rm, 1));
-        Kind::ShiftOne.save(&mut t.a);
+        Kind::ShiftOne.save(t.a);
         t.a.bind(done);
     } else {
         t.change(n, s, |t, rm| t.a.shift_cl(op, s, rm));
-        if op == 4 { Kind::ShiftLeft } else { Kind::ShiftRight }.save(&mut t.a);
+        if op == 4 { Kind::ShiftLeft } else { Kind::ShiftRight }.save(t.a);
     }
     if s == 4 && !matches!(operand(i, 0), Rm::Reg(_)) {
         let done = t.a.jmp_near();
@@ -162,7 +162,7 @@ fn double(t: &mut Translator, i: &Instruction) {
     t.change(register(i, 0), s, |t, rm| {
         t.a.map_0f(0, opcode + u8::from(by_cl), s, from, rm);
         if !by_cl {
-            t.a.raw(&[i.immediate8()]);
+            t.a.fixed([i.immediate8()]);
         }
     });
     t.flags_dead();

@@ -309,7 +309,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
 fn emit(t: &mut Translator, e: &Encoding, size: u8, reg: u8, rm: Rm) {
     t.a.sse(e.prefix, e.opcode, size, reg, rm);
     if let Some(imm) = e.immediate {
-        t.a.raw(&[imm]);
+        t.a.fixed([imm]);
     }
 }
 

@@ -120,7 +120,7 @@ fn rdtsc(t: &mut Translator, processor: bool) {
     a.alu_from(ADD, 8, RAX, Rm::Reg(RCX));
     a.alu_imm(ADC, 8, Rm::Reg(RDX), 0);
     // shrd rax, rdx, 32
-    a.raw(&[0x48, 0x0F, 0xAC, 0xD0, 0x20]);
+    a.fixed([0x48, 0x0F, 0xAC, 0xD0, 0x20]);
     a.alu_from(ADD, 8, RAX, clock(base_ns));
     t.miss(C);
     let msr = |offset| cpu_field(offset_of!(Cpu, msrs) + offset);

@@ -103,7 +103,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
     let extension = modrm >> 3 & 7;
     match form {
         Form::Status => {
-            t.a.raw(&[escape, modrm]);
+            t.a.fixed([escape, modrm]);
             t.write(cpu::RAX as u8, 2, RAX);
         }
         Form::Control => {
@@ -127,9 +127,9 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         }
         Form::Conditional(cc) => {
             t.want_flags(cc);
-            t.a.raw(&[escape, modrm]);
+            t.a.fixed([escape, modrm]);
         }
-        _ => t.a.raw(&[escape, modrm]),
+        _ => t.a.fixed([escape, modrm]),
     }
     if form.is_noted() && !t.next_notes() {
         note(t, i.ip());

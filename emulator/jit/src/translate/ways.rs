@@ -42,10 +42,6 @@ pub(super) enum Cold {
         refund: u32,
         state: FlagState,
     },
-    Stub {
-        jump: Jump,
-        edge: u32,
-    },
     Page {
         target: u64,
         edge: u32,
@@ -110,7 +106,7 @@ impl Translator<'_> {
             self.again(refund, state);
             return;
         }
-        save(&mut self.a, &state);
+        save(self.a, &state);
         if refund != 0 {
             self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
             self.count_skipped(refund);
@@ -123,7 +119,7 @@ impl Translator<'_> {
         // The start of the block may leave, if it wants more than general registers.
         let wants = self.wanted(0) != (false, false);
         if !state.word && (wants || self.lives(None) || state.recipe.is_none()) {
-            save(&mut self.a, &state);
+            save(self.a, &state);
             state.word = true;
         }
         state.host = None;
@@ -174,7 +170,6 @@ impl Translator<'_> {
         let edge = self.request.numbers.0 + self.edges.len() as u32;
         let at = jump.at as u32;
         self.edges.push(Edge { target, plain, jump: at, stub: 0, page: check });
-        self.cold.push(Cold::Stub { jump, edge });
         if check.is_some() {
             self.cold.push(Cold::Page { target, edge, resume });
         }
@@ -222,7 +217,7 @@ impl Translator<'_> {
 
     /// Goes on at the address in RAX. The flags are in the word.
     pub fn indirect(&mut self) {
-        let jumps = find(&mut self.a);
+        let jumps = find(self.a);
         self.a.jmp_rm(Rm::Mem(RCX, 16));
         let site = self.site(true);
         self.cold.push(Cold::Lost { jumps, site, then: Then::Leave(0) });
@@ -230,7 +225,7 @@ impl Translator<'_> {
 
     /// Puts the address of the code to go on with for the address in RAX into [`word::SPILL`].
     pub fn indirect_later(&mut self) {
-        let jumps = find(&mut self.a);
+        let jumps = find(self.a);
         self.a.load(8, RAX, Rm::Mem(RCX, 16));
         let later = self.a.bytes.len();
         self.a.store(8, in_memory(word::SPILL), RAX);
@@ -241,13 +236,13 @@ impl Translator<'_> {
     // ---- cold code ----
 
     pub(super) fn finish(&mut self) {
-        // Edges of side exits make stubs in turn.
+        // Side exits make edges in turn.
         while let Some(cold) = self.cold.pop() {
             match cold {
                 Cold::Lost { jumps, site, then } => self.lost(jumps, site, &then),
                 Cold::Slow { misses, resume, site, before, restore, wanted } => {
                     self.slow(misses);
-                    save(&mut self.a, &before);
+                    save(self.a, &before);
                     self.a.call_with(site.into(), self.request.thunks.interpret);
                     self.bring_back(wanted);
                     if restore {
@@ -262,7 +257,7 @@ impl Translator<'_> {
                 }
                 Cold::Plain { misses, target, refund, state } => {
                     self.slow(misses);
-                    save(&mut self.a, &state);
+                    save(self.a, &state);
                     self.a.lea(8, BUDGET, Rm::Mem(BUDGET, refund as i32));
                     self.count_skipped(refund);
                     self.way(target, true);
@@ -284,7 +279,7 @@ impl Translator<'_> {
                 Cold::Elsewhere { jump, stack, site } => {
                     self.a.bind(jump);
                     self.a.load(8, HOST_STACK, layout::base());
-                    let jumps = find(&mut self.a);
+                    let jumps = find(self.a);
                     self.adjust(stack);
                     self.a.jmp_rm(Rm::Mem(RCX, 16));
                     self.lost(jumps, site, &Then::Leave(stack));
@@ -295,16 +290,6 @@ impl Translator<'_> {
                     let jump = self.a.jmp_far();
                     self.a.bind_at(jump, resume);
                 }
-                Cold::Stub { jump, edge } => {
-                    let stub = self.a.bytes.len() as u32;
-                    let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
-                    known.stub = stub;
-                    if let Some(page) = known.page {
-                        self.a.bind(Jump::far(page.jump as usize));
-                    }
-                    self.a.bind(jump);
-                    self.a.jmp_with(u64::from(edge) << 3 | LINK, self.request.thunks.leave);
-                }
                 Cold::Ready { jump, resume, thunk } => {
                     self.a.bind(jump);
                     self.a.call_with(u64::from(self.request.numbers.2) << 3 | REFUSED, thunk);
@@ -313,12 +298,21 @@ impl Translator<'_> {
                 }
                 Cold::Over { jump, state } => {
                     self.a.bind(jump);
-                    save(&mut self.a, &state);
+                    save(self.a, &state);
                     self.count_skipped(self.items.len() as u32);
                     let exit = u64::from(self.request.numbers.2) << 3 | OVER;
                     self.a.jmp_with(exit, self.request.thunks.leave);
                 }
             }
+        }
+        for (n, edge) in self.edges.iter_mut().enumerate() {
+            edge.stub = self.a.bytes.len() as u32;
+            if let Some(page) = edge.page {
+                self.a.bind(Jump::far(page.jump as usize));
+            }
+            self.a.bind(Jump::far(edge.jump as usize));
+            let exit = u64::from(self.request.numbers.0 + n as u32) << 3 | LINK;
+            self.a.jmp_with(exit, self.request.thunks.leave);
         }
     }
 
