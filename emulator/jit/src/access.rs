@@ -382,3 +382,53 @@ impl Translator<'_> {
 fn wanted(i: &Instruction, size: u8, write: bool, aligned: bool) -> Wanted {
     Wanted { key: Key::of(i), disp: displacement(i), size, write, aligned }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic as M};
+
+    #[test]
+    fn the_lower_half_is_looked_for_with_its_own_tag() {
+        for write in [false, true] {
+            let mut a = Asm::new(0);
+            let jump = look_again(&mut a, write);
+            let code = Decoder::with_ip(64, &a.bytes, 0, DecoderOptions::NONE);
+            let code: Vec<_> = code.into_iter().collect();
+            let names: Vec<_> = code.iter().map(Instruction::mnemonic).collect();
+            assert_eq!(names, [M::Xor, M::Or, M::Cmp, M::Je]);
+            assert!(code[..3].iter().all(|i| i.op0_register() == Register::RDX));
+            for (i, half) in [(code[0], 1), (code[1], 0)] {
+                assert_eq!(i.memory_base(), Register::RBP);
+                assert_eq!(i.memory_displacement64() as i32, disp(word::REVISION + half));
+            }
+            let of = (code[2].memory_base(), code[2].memory_index());
+            assert_eq!(of, (Register::R14, Register::RCX));
+            let tag = if write { entry::WRITE } else { entry::READ };
+            assert_eq!(code[2].memory_displacement64(), tag as u64);
+            assert_eq!(jump.at, a.bytes.len() - 4);
+        }
+    }
+
+    #[test]
+    fn a_probe_is_the_same_when_it_was_kept() {
+        let mut probes = Probes::default();
+        for la in [RAX, 5, 12, 13] {
+            for (size, half) in [(1, 0), (2, 1), (8, 1), (128, 0), (256, 1)] {
+                for write in [false, true] {
+                    let code: Vec<_> = (0..2)
+                        .map(|_| {
+                            let mut a = Asm::new(0);
+                            let placed = probes.emit(&mut a, la, half, size, write);
+                            (a.bytes.to_vec(), placed.jump.at, placed.behind)
+                        })
+                        .collect();
+                    let mut a = Asm::new(0);
+                    let behind = probe(&mut a, la, half, size, write).behind;
+                    assert_eq!(code[0], (a.bytes.to_vec(), behind - 4, behind));
+                    assert_eq!(code[0], code[1], "{la} {size} {half} {write}");
+                }
+            }
+        }
+    }
+}

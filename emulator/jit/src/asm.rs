@@ -361,31 +361,42 @@ impl Asm {
         room.done();
     }
 
-    fn plain(&mut self, opcode: u32, size: u8, reg: u8, rm: Rm) {
-        // Of the one-byte opcodes those with bit 0 clear are the byte forms.
+    #[inline]
+    fn plain(&mut self, opcode: u8, size: u8, reg: u8, rm: Rm) {
         match size {
-            1 => self.modrm(0, opcode & !1, 1, 3, reg, rm),
-            2 => self.modrm(0, opcode, 2, 0, reg, rm),
-            _ => self.usual(opcode as u8, size, reg, rm),
+            4 | 8 => self.usual(opcode, size, reg, rm),
+            _ => self.narrow(opcode, size, reg, rm),
         }
+    }
+
+    /// The same with operands of 1 or 2 bytes: of the one-byte opcodes those with bit 0 clear are
+    /// the byte forms.
+    fn narrow(&mut self, opcode: u8, size: u8, reg: u8, rm: Rm) {
+        let (opcode, bytes) = if size == 1 { (opcode & !1, 3) } else { (opcode, 0) };
+        self.modrm(0, opcode.into(), size, bytes, reg, rm);
     }
 
     /// An instruction with one byte of opcode and operands of 4 or 8 bytes: most are, and they fit
     /// a register of the host.
+    #[inline]
     fn usual(&mut self, opcode: u8, size: u8, reg: u8, rm: Rm) {
         match rm {
-            Rm::Reg(r) => {
-                let modrm = 0xC0 | (reg & 7) << 3 | r & 7;
-                self.short(opcode, size, (reg >> 3) << 2 | r >> 3, modrm.into(), 1);
-            }
-            Rm::Mem(base, disp) if base & 7 != 4 => {
-                let (mode, len) = displacement(base, disp);
-                let modrm = mode | (reg & 7) << 3 | base & 7;
-                let rest = u64::from(disp as u32) << 8 | u64::from(modrm);
-                self.short(opcode, size, (reg >> 3) << 2 | base >> 3, rest, 1 + len);
-            }
+            Rm::Reg(r) => self.registers(opcode, size, reg, r),
+            Rm::Mem(base, disp) if base & 7 != 4 => self.based(opcode, size, reg, base, disp),
             _ => self.long(opcode, size, reg, rm),
         }
+    }
+
+    fn registers(&mut self, opcode: u8, size: u8, reg: u8, r: u8) {
+        let modrm = 0xC0 | (reg & 7) << 3 | r & 7;
+        self.short(opcode, size, (reg >> 3) << 2 | r >> 3, modrm.into(), 1);
+    }
+
+    fn based(&mut self, opcode: u8, size: u8, reg: u8, base: u8, disp: i32) {
+        let (mode, len) = displacement(base, disp);
+        let modrm = mode | (reg & 7) << 3 | base & 7;
+        let rest = u64::from(disp as u32) << 8 | u64::from(modrm);
+        self.short(opcode, size, (reg >> 3) << 2 | base >> 3, rest, 1 + len);
     }
 
     /// REX if that is needed, the opcode, and `len` bytes of `rest`, at most five.
@@ -415,13 +426,15 @@ impl Asm {
     }
 
     /// `op rm, reg`.
+    #[inline]
     pub fn alu_to(&mut self, op: u8, size: u8, rm: Rm, reg: u8) {
-        self.plain(u32::from(op << 3 | 1), size, reg, rm);
+        self.plain(op << 3 | 1, size, reg, rm);
     }
 
     /// `op reg, rm`.
+    #[inline]
     pub fn alu_from(&mut self, op: u8, size: u8, reg: u8, rm: Rm) {
-        self.plain(u32::from(op << 3 | 3), size, reg, rm);
+        self.plain(op << 3 | 3, size, reg, rm);
     }
 
     /// `op rm, imm`, of which `size` bytes (at most 4, sign-extended) count.
@@ -436,6 +449,7 @@ impl Asm {
     }
 
     /// `test rm, reg`.
+    #[inline]
     pub fn test(&mut self, size: u8, rm: Rm, reg: u8) {
         self.plain(0x85, size, reg, rm);
     }
@@ -467,16 +481,19 @@ impl Asm {
     }
 
     /// `mov reg, rm`.
+    #[inline]
     pub fn load(&mut self, size: u8, reg: u8, rm: Rm) {
         self.plain(0x8B, size, reg, rm);
     }
 
     /// `mov rm, reg`.
+    #[inline]
     pub fn store(&mut self, size: u8, rm: Rm, reg: u8) {
         self.plain(0x89, size, reg, rm);
     }
 
     /// `mov reg, reg` of 64 bits; nothing for the same register.
+    #[inline]
     pub fn mov(&mut self, to: u8, from: u8) {
         if to != from {
             self.load(8, to, Rm::Reg(from));
@@ -523,6 +540,7 @@ impl Asm {
     }
 
     /// `lea reg, rm` of 4 or 8 bytes; a move where that is enough.
+    #[inline]
     pub fn lea(&mut self, size: u8, reg: u8, rm: Rm) {
         match rm {
             Rm::Mem(base, 0) if size == 8 => self.mov(reg, base),

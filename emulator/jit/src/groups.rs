@@ -299,19 +299,19 @@ impl Groups {
 
     /// Marks the instructions behind number `at` whose accesses are all in the group.
     fn mark(&mut self, mut group: Group, items: &mut [Item], at: usize) {
-        for n in at..=group.until {
-            let brief = self.briefs[n];
+        let planned = items.iter_mut().zip(&mut self.briefs).enumerate();
+        for (n, (item, brief)) in planned.take(group.until + 1).skip(at) {
             if n > at && brief.count == 1 {
                 let Access { key, disp, size, kind, aligned } =
                     self.accesses[usize::from(brief.first)];
                 let write = kind != Kind::Read;
                 let wanted = Wanted { key, disp, size, write, aligned };
-                if group.offset(&wanted).is_some() && may_be_marked(&items[n].i) {
-                    items[n].safe();
-                    self.briefs[n].count = 0;
+                if group.offset(&wanted).is_some() && may_be_marked(&item.i) {
+                    item.safe();
+                    brief.count = 0;
                 }
             }
-            if !group.survives(brief, &items[n]) {
+            if !group.survives(*brief, item) {
                 return;
             }
         }
