@@ -13,7 +13,8 @@ processors. Of the pair, the status is read during each work: log bytes per 1,00
 the backup, round trip of the acknowledgement. With `--control` the pair is also compared with two
 machines that do the same at the same time and know nothing of each other. Where neighbours slow the
 processors down for seconds at a time, take many short rounds and read `best_ratio`: the shortest
-time alone over the shortest as a pair. `idle`, `latency` and
+time alone over the shortest as a pair, and `net_ratio`: without the time that the primary stood still because its backup was
+behind. With `--pin` the machines alone and the primary share one processor, by turns, and the backup has the other. `idle`, `latency` and
 `join` measure the log of an idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
 has 100 MB at scale 1. Needs what run.py --world tap needs.
 """
@@ -74,7 +75,7 @@ class Sampler:
 class Served:
     """The child's end: one world, and what is done in it on request."""
 
-    def __init__(self, context, kind, guest, scale):
+    def __init__(self, context, kind, guest, scale, pin):
         self.kind, self.world = kind, TapWorld(context, guest)
         self.pair = self.world.pair
         begin = time.monotonic()
@@ -86,6 +87,10 @@ class Served:
         self.took = time.monotonic() - begin
         if guest == "linux":
             self.world.guest.prepare(self.world)
+        if pin:
+            self.pair.side(self.pair.live).pin(0)
+            if kind == "pair":
+                self.pair.side(self.pair.other(self.pair.live)).pin(1)
         self.works = {name: make(self.world, scale) for name, make in WORKLOADS.items()}
         self.ready = set()
 
@@ -122,6 +127,7 @@ class Served:
             "bytes_per_1000": 1000 * log / max(1, instructions),
             "lag_ms_p99": sampler.p("lag_ns", 99) / 1e6,
             "ack_us_p50": sampler.p("ack_latency_us", 50),
+            "slowed_s": sampler.grown("slowed_ns") / 1e9,
         }
         if work.name == "receive":
             result["log_per_payload"] = log / work.size
@@ -203,7 +209,7 @@ def serve(given):
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     try:
         context = Context(given.ftemu, given.work, always=given.option)
-        served = Served(context, given.serve, given.guest, given.scale)
+        served = Served(context, given.serve, given.guest, given.scale, given.pin)
         print(json.dumps({"ready_s": served.took}), file=answers)
         for line in sys.stdin:
             print(json.dumps(served.do(line.strip())), file=answers)
@@ -222,6 +228,7 @@ class Serving:
         self.kind = kind
         scale = ["--scale", str(given.scale), "--work", os.path.join(work, kind)]
         scale += ["--guest", given.guest, *(f"--option={word}" for word in given.option)]
+        scale += ["--pin"] if given.pin else []
         argv = [sys.executable, os.path.realpath(__file__), given.ftemu, "--serve", kind, *scale]
         pipe = subprocess.PIPE
         self.child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1)
@@ -263,6 +270,7 @@ def summary(rounds):
     result = {
         "ratio": round(median(a["s"] / b["s"] for a, b in rounds), 3),
         "best_ratio": round(min(a["s"] for a in alone) / min(b["s"] for b in pair), 3),
+        "net_ratio": round(median(a["s"] / (b["s"] - b["slowed_s"]) for a, b in rounds), 3),
         "alone_s": round(median(a["s"] for a in alone), 2),
         "pair_s": round(median(b["s"] for b in pair), 2),
         "ratios": [round(a["s"] / b["s"], 3) for a, b in rounds],
@@ -332,6 +340,7 @@ def main():
         help="a third guest, alone, does the same work at the same time as the first: what two"
         " machines get that know nothing of each other (two_ratio, ratio_to_two)",
     )
+    parser.add_argument("--pin", action="store_true", help="alone and primary on processor 0")
     parser.add_argument("--json", help="write the results to this file")
     parser.add_argument("--work", help="directory for images and messages")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)

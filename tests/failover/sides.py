@@ -178,6 +178,10 @@ class Side:
         except subprocess.TimeoutExpired:
             raise Failure(f"{self.host.name} did not end in {timeout} s:\n{self.tail()}") from None
 
+    def pin(self, processor):
+        """Has the machine's thread run on one processor."""
+        os.sched_setaffinity(self.child.pid, {processor})
+
     def cpu_seconds(self):
         """The processor time that it has used so far."""
         with open(f"/proc/{self.child.pid}/stat", encoding="ascii") as stat:

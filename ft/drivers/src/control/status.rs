@@ -100,6 +100,9 @@ pub struct Status {
     pub guest_ns: u64,
     /// How far the backup's execution is behind, nanoseconds.
     pub lag_ns: u64,
+    /// How long the machine has stood still in its life here because the backup was too far behind,
+    /// or buffers were full; nanoseconds.
+    pub slowed_ns: u64,
     /// Entries of the log in this machine's life: made on a primary, received on a backup.
     pub log_entries: u64,
     /// Bytes of the log sent to, or received from, the other side.
@@ -181,6 +184,9 @@ impl fmt::Display for Status {
             self.lag_ns / 1_000_000,
             self.lag_ns / 1000 % 1000
         )?;
+        if self.slowed_ns > 0 {
+            writeln!(f, "slowed for    {} ms by the backup", self.slowed_ns / 1_000_000)?;
+        }
         writeln!(
             f,
             "log           {} entries, {} bytes, {} per second",
@@ -223,6 +229,9 @@ mod tests {
         assert_eq!(status.line(), line);
         status.joining = Some(Joining { done_bytes: 1, total_bytes: 3 });
         assert!(status.line().contains(", joining 33 %,"));
+        assert!(!status.to_string().contains("slowed"));
+        status.slowed_ns = 1_234_567_890;
+        assert!(status.to_string().contains("slowed for    1234 ms by the backup\n"));
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl<G: Guest> Live<'_, G> {
         status.icount = self.guest.icount().0;
         status.guest_ns = self.guest.now().0;
         status.paused = self.paused;
+        status.slowed_ns = self.slowed;
         if let (Some(joining), Some(machine)) = (&self.joining, self.guest.machine()) {
             let progress = joining.progress(machine);
             let total_bytes = progress.sent + progress.remaining;

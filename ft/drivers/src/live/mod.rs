@@ -165,6 +165,8 @@ struct Live<'a, G> {
     paused: bool,
     /// When the machine last stood still because the pair wanted it.
     stood: u64,
+    /// For how long it has because of the backup, nanoseconds.
+    slowed: u64,
     /// When the pair was last told where the machine stands.
     reported: u64,
     /// The end has come from outside the machine.
@@ -237,6 +239,7 @@ pub fn run_protected<G: Guest>(
         allowed: Allowed::Full,
         paused: false,
         stood: 0,
+        slowed: 0,
         reported: 0,
         ended: None,
         due: VecDeque::new(),

@@ -214,9 +214,12 @@ impl<G: Guest> Live<'_, G> {
             self.tell_position(false);
         }
         self.end_sample(self.host_ns(), 0);
-        let paused = self.paused;
+        let (paused, since) = (self.paused, self.host_ns());
         self.pause_until(end);
         self.stood = self.host_ns();
+        if !paused && self.joining.is_none() {
+            self.slowed += self.stood - since;
+        }
         if paused {
             // What the guest has missed it makes good slowly, as after a pause of the process.
             self.pace.target(self.stood);
