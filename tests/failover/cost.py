@@ -264,9 +264,18 @@ def summary(rounds):
     """Of (alone, pair, two at once) of each round what is worth a line."""
     alone, pair, two = zip(*rounds)
     rounds = list(zip(alone, pair))
+    median = statistics.median
+    if "channel" in pair[0]:
+        return {
+            name: {
+                "alone_us": round(median(a[name]["p50_us"] for a in alone)),
+                "pair_us": round(median(b[name]["p50_us"] for b in pair)),
+                "added_us": [round(b[name]["p50_us"] - a[name]["p50_us"]) for a, b in rounds],
+            }
+            for name in pair[0]
+        }
     if "s" not in pair[0]:
         return {"alone": alone[-1], "pair": pair[-1]}
-    median = statistics.median
     result = {
         "ratio": round(median(a["s"] / b["s"] for a, b in rounds), 3),
         "best_ratio": round(min(a["s"] for a in alone) / min(b["s"] for b in pair), 3),
@@ -315,8 +324,8 @@ def at_once(name, sides):
 
 
 def rounds_of(name, given):
-    """Extras are measured once."""
-    return 1 if name in EXTRAS else given.rounds
+    """What has no need of a second look is measured once."""
+    return 1 if name in ("idle", "join") else given.rounds
 
 
 def main():

@@ -8,7 +8,9 @@
 
 use devices::time::{Rate, VirtualNs};
 
-/// How far ahead the guest is kept: when the host takes the processor away it falls behind at once.
+/// How far ahead the guest is kept, whether it runs or is halted: when the host takes the processor
+/// away it falls behind at once, and a halted guest that was further ahead than it may be would
+/// have to wait for its timers.
 const LEAD: f64 = 8e6;
 /// A guest that is further behind than its lead by this needs a faster clock, one further ahead a
 /// slower one.
@@ -114,6 +116,8 @@ pub struct Pace {
     behind: f64,
     /// What it has made good of that.
     made_good: f64,
+    /// How far ahead it is kept now: [`LEAD`], once that was made good.
+    lead: f64,
     steady: Average,
     long: Average,
     short: Average,
@@ -142,6 +146,7 @@ impl Pace {
             missed: 0.0,
             behind: 0.0,
             made_good: 0.0,
+            lead: 0.0,
             steady: Average::new(LONG_MEMORY),
             long: Average::new(MEMORY),
             short: Average::new(SHORT_MEMORY),
@@ -209,8 +214,14 @@ impl Pace {
         kept.saturating_add_signed(self.made_good as i64)
     }
 
+    /// The guest time up to which a halted guest may go at host time `host`.
+    pub fn halted(&mut self, host: u64) -> u64 {
+        self.target(host) + self.lead as u64
+    }
+
     /// Makes good a part of the distance to the wall clock in a step of the host's clock.
     fn slew(&mut self, step: u64) {
+        self.lead = (self.lead + step as f64 * CATCH_UP).min(LEAD);
         let most = step as f64 * SLEW;
         let part = self.behind.clamp(-most, most);
         self.behind -= part;
@@ -252,7 +263,7 @@ impl Pace {
         if error.abs() > self.worst && self.last > VirtualNs::SECOND {
             self.worst = error.abs();
         }
-        let error = error + LEAD;
+        let error = error + self.lead;
         // The processor's speed of late, and how much of the time we have it in the longer run.
         let cost = self.cost() * self.share();
         let ratio = self.rate.0 as f64 / (1u64 << 32) as f64 / cost;
@@ -276,11 +287,11 @@ impl Pace {
             }
             quick || (waits && since >= spacing)
         };
-        if !due {
+        if !due && !self.is_slow(since) {
             return None;
         }
         let slope = (error - self.error_then) / since.max(1) as f64;
-        let seen = if error > 0.0 && since >= SPACING {
+        let seen = if error > EARLY && since >= SPACING {
             // What the guest has in fact achieved since the last change.
             self.rate.0 as f64 / (1u64 << 32) as f64 / (1.0 - slope).max(0.1)
         } else {
@@ -296,6 +307,15 @@ impl Pace {
         }
         self.rate = rate;
         Some(rate)
+    }
+
+    /// Whether the guest is faster than its clock allows for, by all that is known: one that is
+    /// halted again and again is never so far ahead that it waits, but each time it has to wait for
+    /// its timers.
+    fn is_slow(&self, since: u64) -> bool {
+        let cost = self.steady.cost().max(self.long.cost()).max(self.short.cost());
+        let rate = self.rate.0 as f64 / (1u64 << 32) as f64;
+        since >= PATIENCE && rate > cost * self.share() * (1.0 + STEEP)
     }
 }
 
