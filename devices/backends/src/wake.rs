@@ -166,6 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_expected_is_not_waited_for_longer_than_it_takes() {
+        let bell = Bell::new();
+        assert!(!bell.expect(Duration::from_millis(1)));
+        let waker = bell.waker();
+        let ringer = std::thread::spawn(move || waker.wake());
+        assert!(bell.expect(Duration::from_secs(60)));
+        ringer.join().expect("ringer");
+        assert!(bell.expect(Duration::ZERO) && bell.take(), "it goes on ringing");
+    }
+
+    #[test]
     fn posting_to_nobody_is_an_error() {
         let bell = Bell::new();
         let (post, mail) = mailbox::<u32>(1, bell.waker());

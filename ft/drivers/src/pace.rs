@@ -480,6 +480,43 @@ mod tests {
     }
 
     #[test]
+    fn a_halted_guest_has_its_lead_without_a_jump() {
+        for mut pace in [Pace::new(), Pace::resumed(0, Rate::ONE, 0.0)] {
+            let mut last = pace.halted(0);
+            assert_eq!(last, 0);
+            for step in 1..1000 {
+                let guest = pace.halted(step * MS / 10);
+                assert!((1..=3 * MS / 20).contains(&(guest - last)), "{guest} after {last}");
+                last = guest;
+            }
+            assert_eq!(last, 999 * MS / 10 + LEAD as u64);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_is_halted_again_and_again_has_the_clock_of_its_speed() {
+        // Its work takes 1.2 ms of the host each time, and 0.3 ms later there is more of it.
+        let (mut pace, mut guest, mut host, mut changes) = (Pace::new(), 0f64, 0, 0);
+        let (cost, mut rate) = (0.75, 12.0);
+        pace.rate = quantized(rate);
+        while host < 5000 * MS {
+            let instructions = 1.2e6 / cost;
+            host += 1_200_000;
+            guest += instructions * rate;
+            pace.ran(instructions as u64, 1_200_000, 1_200_000);
+            let target = pace.target(host);
+            if let Some(new) = pace.adjust(target, guest as u64) {
+                rate = new.0 as f64 / (1u64 << 32) as f64;
+                changes += 1;
+            }
+            host += 300_000.max(pace.rest(target, guest as u64).unwrap_or(0));
+            guest = guest.max(pace.halted(host) as f64);
+        }
+        assert!(rate < cost * (1.0 + STEEP) * 1.01, "{rate} ns per instruction");
+        assert!(changes < 20, "{changes} changes in 5 s");
+    }
+
+    #[test]
     fn waiting_is_no_pause() {
         let mut pace = Pace::new();
         pace.waited(5000 * MS);
