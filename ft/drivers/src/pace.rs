@@ -495,9 +495,9 @@ mod tests {
 
     #[test]
     fn a_guest_that_is_halted_again_and_again_has_the_clock_of_its_speed() {
-        // Its work takes 1.2 ms of the host each time, and 0.3 ms later there is more of it.
+        // Its work takes 1.2 ms of the host each time, and 3 ms later there is more of it.
         let (mut pace, mut guest, mut host, mut changes) = (Pace::new(), 0f64, 0, 0);
-        let (cost, mut rate) = (0.75, 12.0);
+        let (cost, mut rate) = (0.75, 1.8);
         pace.rate = quantized(rate);
         while host < 5000 * MS {
             let instructions = 1.2e6 / cost;
@@ -509,7 +509,7 @@ mod tests {
                 rate = new.0 as f64 / (1u64 << 32) as f64;
                 changes += 1;
             }
-            host += 300_000.max(pace.rest(target, guest as u64).unwrap_or(0));
+            host += 3_000_000.max(pace.rest(target, guest as u64).unwrap_or(0));
             guest = guest.max(pace.halted(host) as f64);
         }
         assert!(rate < cost * (1.0 + STEEP) * 1.01, "{rate} ns per instruction");
