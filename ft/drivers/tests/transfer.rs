@@ -331,6 +331,67 @@ fn copies_of_other_kinds_join_too() {
 }
 
 #[test]
+fn blocks_that_are_nothing_on_the_wire_wait_for_those_before_them() {
+    let sectors = 600 * BLOCK_SECTORS;
+    let mut config = config();
+    config.board.disks[0] = Some(sectors);
+    let mut machine = Machine::new(&config).expect("a machine");
+    let mut source = Source::new(&mut machine, &[(0, sectors)], Limits::default());
+    let mut sink = Sink::new(&config, &[(0, sectors)]).expect("a machine");
+    let (post, _answers) = mailbox(64, Bell::new().waker());
+    let spawn = |byte| {
+        let disk = MemoryDisk::new(vec![byte; sectors as usize * SECTOR]);
+        DiskWorker::spawn(0, Box::new(disk), post.clone()).expect("thread")
+    };
+    let (zeros, others) = (spawn(0), spawn(1));
+    let (source_post, source_mail) = mailbox(1024, Bell::new().waker());
+    let (sink_post, sink_mail) = mailbox(1024, Bell::new().waker());
+    // The sink's disk is so slow that it writes only while the source has nothing to send.
+    let (mut waiting, mut most, mut written, mut quiet) = (VecDeque::new(), 0, 0, 0);
+    while quiet < 50 {
+        let mut moved = false;
+        while ask(&zeros, source.disk_request(), &source_post) {
+            moved = true;
+        }
+        for synced in source_mail.try_iter() {
+            source.disk_answer(synced).expect("readable");
+            moved = true;
+        }
+        while let Some(payload) = source.poll(&mut machine) {
+            sink.install(&payload).expect("no more than it can take");
+            moved = true;
+        }
+        while let Some((_, request)) = sink.disk_request() {
+            match request {
+                SyncRequest::Write(..) => waiting.push_back(request),
+                request => others.synchronize(request, &sink_post),
+            }
+            moved = true;
+        }
+        most = most.max(waiting.len());
+        if !moved && let Some(request) = waiting.pop_front() {
+            others.synchronize(request, &sink_post);
+            sink.disk_answer(sink_mail.recv().expect("the worker lives")).expect("writable");
+            written += 1;
+            moved = true;
+        }
+        for synced in sink_mail.try_iter() {
+            sink.disk_answer(synced).expect("writable");
+            moved = true;
+        }
+        while let Some(payload) = sink.poll() {
+            source.install(&payload).expect("an answer");
+        }
+        quiet = if moved { 0 } else { quiet + 1 };
+        if !moved {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    assert_eq!(written, 600, "all blocks differed");
+    assert!(most > 20, "{most} blocks waited at once");
+}
+
+#[test]
 fn a_dropped_page_is_noticed_and_named() {
     let mut dice = Slices::new(9);
     let Scene { mut live, other, .. } = scene(&mut dice);

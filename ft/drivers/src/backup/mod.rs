@@ -75,8 +75,9 @@ pub struct Taken {
 enum Place {
     /// Elsewhere.
     Empty,
-    /// On its way.
-    Filling(Box<Filling>),
+    /// On its way, with the mailbox for what the disks say to it: answers to one that came to nothing
+    /// are nobody's.
+    Filling(Box<Filling>, Post<Synced>, Receiver<Synced>),
     /// Here.
     Here(Box<Following>),
 }
@@ -86,8 +87,6 @@ struct Backup<'a> {
     config: &'a BackupConfig<'a>,
     mail: &'a Mail,
     ends: &'a mut Ends,
-    post: Post<Synced>,
-    synced: Receiver<Synced>,
     place: Place,
     /// Of the machine that is here, or on its way.
     recorder: Recorder,
@@ -97,10 +96,8 @@ struct Backup<'a> {
 /// Waits for a live side and backs it up, until this side is live or is to end.
 #[must_use]
 pub fn run(pair: &mut Pair, config: &BackupConfig, mail: &Mail, ends: &mut Ends) -> Ending {
-    let (post, synced) = mailbox(SYNCED, mail.bell.waker());
     let (place, recorder) = (Place::Empty, Recorder::default());
-    let mut backup =
-        Backup { pair, config, mail, ends, post, synced, place, recorder, ending: None };
+    let mut backup = Backup { pair, config, mail, ends, place, recorder, ending: None };
     backup.act();
     loop {
         backup.attend();
@@ -142,10 +139,8 @@ impl Backup<'_> {
                 self.trouble(trouble);
             }
         }
-        while let Ok(synced) = self.synced.try_recv() {
-            if let Place::Filling(filling) = &mut self.place {
-                filling.disk_answer(synced);
-            }
+        if let Place::Filling(filling, _, synced) = &mut self.place {
+            synced.try_iter().for_each(|synced| filling.disk_answer(synced));
         }
         self.pump();
         while let Ok(ControlRequest { request, respond }) = self.mail.requests.try_recv() {
@@ -220,14 +215,15 @@ impl Backup<'_> {
         if let Place::Empty = self.place {
             match Filling::new(self.config.machine, self.config.sizes) {
                 Ok(filling) => {
-                    self.place = Place::Filling(Box::new(filling));
+                    let (post, synced) = mailbox(SYNCED, self.mail.bell.waker());
+                    self.place = Place::Filling(Box::new(filling), post, synced);
                     self.recorder =
                         self.config.black_box.map_or_else(Recorder::default, |b| b.begin());
                 }
                 Err(why) => return self.pair.event(Event::TransferFailed(why)),
             }
         }
-        if let Place::Filling(filling) = &mut self.place {
+        if let Place::Filling(filling, ..) = &mut self.place {
             if self.config.black_box.is_some() && black_box::is_state(bytes) {
                 self.recorder.piece(bytes);
             }
@@ -238,7 +234,7 @@ impl Backup<'_> {
 
     fn adopt(&mut self, commit: Commit) {
         match &mut self.place {
-            Place::Filling(filling) => filling.commit(commit),
+            Place::Filling(filling, ..) => filling.commit(commit),
             _ => self.pair.event(Event::TransferFailed("nothing was transferred".into())),
         }
         self.pump();
@@ -246,9 +242,9 @@ impl Backup<'_> {
 
     /// Moves the transfer on.
     fn pump(&mut self) {
-        let Place::Filling(filling) = &mut self.place else { return };
+        let Place::Filling(filling, post, _) = &mut self.place else { return };
         for (disk, request) in filling.disk_requests() {
-            self.ends.disks[usize::from(disk)].synchronize(request, &self.post);
+            self.ends.disks[usize::from(disk)].synchronize(request, post);
         }
         for payload in filling.payloads() {
             self.pair.event(Event::Transfer(payload));

@@ -1,7 +1,7 @@
 //! Calling the peer.
 //!
 //! Contract: while no connection is up the peer is called every [`RETRY`], after a refusal every
-//! [`RETRY_REFUSED`]. One line says that it is waited for. A wrong pairing code is not tried again.
+//! [`RETRY_REFUSED`]; after a connection that lasted, at once. One line says that it is waited for. A wrong pairing code is not tried again.
 
 use super::handshake::HandshakeError;
 use super::link::{self, STACK};
@@ -12,12 +12,14 @@ use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two calls.
 const RETRY: Duration = Duration::from_millis(200);
 /// Between two calls of a peer that will not have this side.
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
+/// A connection that ends sooner is likely to end in the same way the next time.
+const LASTED: Duration = Duration::from_secs(1);
 /// A computer that does not answer is given up after this long.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
@@ -43,8 +45,12 @@ fn call(registry: &Arc<Registry>, address: &Address) {
             Ok(stream) => match registry.shake(&stream, true) {
                 Ok(established) => {
                     waiting = false;
+                    let begun = Instant::now();
                     link::run(registry, Arc::new(stream), address.to_string(), established);
-                    continue;
+                    if begun.elapsed() >= LASTED {
+                        continue;
+                    }
+                    RETRY
                 }
                 Err(e) => match refused(registry, address, &e) {
                     Some(rest) => rest,

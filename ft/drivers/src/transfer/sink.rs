@@ -17,7 +17,7 @@ use emulator::snapshot::Loader;
 use std::collections::VecDeque;
 
 /// Blocks that wait to be written at most: the source's window, and then some.
-const WRITING: u32 = 256;
+pub(super) const WRITING: u32 = 256;
 /// Bytes of state at most: the machine's, and writes of 32 MiB under way on each of four disks.
 const STATE_MAX: u32 = 160 << 20;
 

@@ -13,6 +13,7 @@
 use super::disks::DiskSource;
 use super::payload::{self, Header, PAGE};
 use super::ram::Walk;
+use super::sink::WRITING;
 use super::{DiskSize, TransferError};
 use backends::disk::sync::{SyncRequest, Synced};
 use emulator::machine::Machine;
@@ -22,6 +23,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes of payloads that the sink has not taken in yet.
 const WINDOW: u64 = 2 << 20;
+/// Payloads that the sink has not taken in yet: a block of zeros is a payload of a few bytes, and
+/// the sink has to write them all.
+const PIECES: usize = 128;
+const _: () = assert!(PIECES < WRITING as usize);
 /// Bytes a millisecond, of a channel that was never seen to be full.
 const RATE_MAX: u64 = 1 << 20;
 
@@ -88,7 +93,7 @@ impl Source {
     /// The next payload, at a cost of a few milliseconds at most; `None`: nothing to send at the
     /// moment.
     pub fn poll(&mut self, machine: &mut Machine) -> Option<Vec<u8>> {
-        if self.flying_bytes >= WINDOW {
+        if self.is_full() {
             self.full_since.get_or_insert_with(Instant::now);
             return None;
         }
@@ -99,6 +104,10 @@ impl Source {
         self.flying_bytes += bytes.len() as u64;
         self.sent_bytes += bytes.len() as u64;
         Some(bytes)
+    }
+
+    fn is_full(&self) -> bool {
+        self.flying_bytes >= WINDOW || self.flying.len() >= PIECES
     }
 
     fn piece(&mut self, machine: &mut Machine) -> Option<(Vec<u8>, u64)> {
@@ -147,7 +156,7 @@ impl Source {
     /// The next request to a disk's worker.
     pub fn disk_request(&mut self) -> Option<(u8, SyncRequest)> {
         // Blocks are read no faster than they are sent.
-        if self.flying_bytes >= WINDOW {
+        if self.is_full() {
             return None;
         }
         let mut requests = self.disks.iter_mut();
@@ -193,7 +202,8 @@ impl Source {
         // Only a channel that was kept busy shows how fast it is.
         if let Some(since) = self.full_since {
             self.sending.add(raw_bytes, since.elapsed());
-            self.full_since = (self.flying_bytes >= WINDOW / 2).then(Instant::now);
+            let busy = self.flying_bytes >= WINDOW / 2 || self.flying.len() >= PIECES / 2;
+            self.full_since = busy.then(Instant::now);
         }
         Ok(())
     }
