@@ -4,19 +4,20 @@
   tests/failover/cost.py target/release/ftemu                      everything, medians of 5
   tests/failover/cost.py target/release/ftemu --guest linux cpu receive --rounds 3 --scale 0.2
 
-Two guests (debian.img, or a small Linux without compiler and redis) run all the time, each in network namespaces of its own: one alone (`ftemu
-boot`), one as a pair (primary and backup). Work is given to them in turn, so that what else the
-computer does hurts both alike; a ratio is the median of (time alone / time as a pair) of the
-rounds, and beside it the same ratio of the processor time of the process alone to that of the
-primary and of the backup, which does not change when clients, switch and both sides share two
-processors. Of the pair, the status is read during each work: log bytes per 1,000 instructions, lag of
-the backup, round trip of the acknowledgement. With `--control` the pair is also compared with two
-machines that do the same at the same time and know nothing of each other. Where neighbours slow the
-processors down for seconds at a time, take many short rounds and read `best_ratio`: the shortest
-time alone over the shortest as a pair, and `net_ratio`: without the time that the primary stood still because its backup was
-behind. With `--pin` the machines alone and the primary share one processor, by turns, and the backup has the other. `idle`, `latency` and
-`join` measure the log of an idle guest, what protection adds to a ping and to a redis PING, and joining under load. `receive`
-has 100 MB at scale 1. Needs what run.py --world tap needs.
+Two guests (debian.img, or a small Linux without compiler and redis) run all the time, each in
+network namespaces of its own: one alone (`ftemu boot`), one as a pair (primary and backup). Work is
+given to them in turn, so that what else the computer does hurts both alike; a ratio is the median
+of (time alone / time as a pair) of the rounds, and beside it the same ratio of the processor time of
+the process alone to that of the primary and of the backup, which does not change when clients,
+switch and both sides share two processors. Of the pair, the status is read during each work: log
+bytes per 1,000 instructions, lag of the backup, round trip of the acknowledgement. With `--control`
+the pair is also compared with two machines that do the same at the same time and know nothing of
+each other. Where neighbours slow the processors down for seconds at a time, take many short rounds
+and read `best_ratio`: the shortest time alone over the shortest as a pair, and `net_ratio`: without
+the time that the primary stood still because its backup was behind. With `--pin` the machines alone
+and the primary share one processor, by turns, and the backup has the other. `idle`, `latency` and
+`join` measure the log of an idle guest, what protection adds to a ping and to a redis PING, and
+joining under load. `receive` has 100 MB at scale 1. Needs what run.py --world tap needs.
 """
 
 import argparse

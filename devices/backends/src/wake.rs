@@ -63,8 +63,8 @@ impl Bell {
         self.waker.rung.swap(false, Ordering::Acquire)
     }
 
-    /// Waits for a short `time` without sleeping, which spares the host the waking; whoever wants the
-    /// processor gets it. Whether the bell has rung.
+    /// Waits for a short `time` without sleeping, which spares the host the waking; whoever wants
+    /// the processor gets it. Whether the bell has rung.
     pub fn expect(&self, time: Duration) -> bool {
         let begun = std::time::Instant::now();
         while !self.is_rung() && begun.elapsed() < time {

@@ -75,8 +75,8 @@ pub struct Taken {
 enum Place {
     /// Elsewhere.
     Empty,
-    /// On its way, with the mailbox for what the disks say to it: answers to one that came to nothing
-    /// are nobody's.
+    /// On its way, with the mailbox for what the disks say to it: answers to one that came to
+    /// nothing are nobody's.
     Filling(Box<Filling>, Post<Synced>, Receiver<Synced>),
     /// Here.
     Here(Box<Following>),

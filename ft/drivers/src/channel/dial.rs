@@ -1,7 +1,8 @@
 //! Calling the peer.
 //!
 //! Contract: while no connection is up the peer is called every [`RETRY`], after a refusal every
-//! [`RETRY_REFUSED`]; after a connection that lasted, at once. One line says that it is waited for. A wrong pairing code is not tried again.
+//! [`RETRY_REFUSED`]; after a connection that lasted, at once. One line says that it is waited for.
+//! A wrong pairing code is not tried again.
 
 use super::handshake::HandshakeError;
 use super::link::{self, STACK};
