@@ -103,9 +103,8 @@ class Compile(Workload):
 
 class RedisPipeline(Workload):
     """SET and GET in turn from 16 clients at once, each in pipelines of 16, of which four are under
-    way, without a log on the disk. With one under way the guest is idle more than half of the time:
-    redis answers all clients at once, and then they all ask at once. The replies are compared as
-    they come, so that the client needs little of the processors."""
+    way, without a log on the disk: the guest has more to do while the client looks at what it got.
+    The replies are compared as they come, so that the client needs little of the processors."""
 
     name, guests = "redis", ("debian",)
     clients, ahead = 16, 4
