@@ -15,7 +15,8 @@ the pair is also compared with two machines that do the same at the same time an
 each other. Where neighbours slow the processors down for seconds at a time, take many short rounds
 and read `best_ratio`: the shortest time alone over the shortest as a pair, and `net_ratio`: without
 the time that the primary stood still because its backup was behind. With `--pin` the machines alone
-and the primary share one processor, by turns, and the backup has the other. `idle`, `latency` and
+and the primary share one processor, by turns, and the backup has the other, as has the second of
+two machines at once. `idle`, `latency` and
 `join` measure the log of an idle guest, what protection adds to a ping and to a redis PING, and
 joining under load. `receive` has 100 MB at scale 1. Needs what run.py --world tap needs.
 """
@@ -89,7 +90,7 @@ class Served:
         if guest == "linux":
             self.world.guest.prepare(self.world)
         if pin:
-            self.pair.side(self.pair.live).pin(0)
+            self.pair.side(self.pair.live).pin(1 if kind == "other" else 0)
             if kind == "pair":
                 self.pair.side(self.pair.other(self.pair.live)).pin(1)
         self.works = {name: make(self.world, scale) for name, make in WORKLOADS.items()}

@@ -220,8 +220,7 @@ def guest_time(context):
 def clock_drift(context):
     """Over ten minutes the guest's clock stays within 50 ms of the host's."""
     minutes = float(os.environ.get("REAL_DRIFT_MINUTES", "10"))
-    # When the guest looked at its clock is known to lie between two times of the host.
-    least, most, midpoints = [], [], []
+    offsets = []
     with boot(context, "cloud", APPEND + " quiet") as machine:
         machine.expect("GUEST-READY", 300)
         machine.expect("# ", 60)
@@ -235,24 +234,26 @@ def clock_drift(context):
                 120,
             )
             rounds += 1
-            sent = time.monotonic()
-            text = machine.must("awk '/^now at/ { print $3; exit }' /proc/timer_list")
-            received = time.monotonic()
-            guest = int(text) / 1e9
-            least.append(guest - received)
-            most.append(guest - sent)
-            midpoints.append((least[-1] + most[-1]) / 2)
+            offsets.append(offset(machine))
         machine.send("poweroff -f\n")
         machine.powered_off()
-    surely = max(0.0, max(least) - min(most))
-    about = max(midpoints) - min(midpoints)
-    seen = (
-        f"{surely * 1000:.0f} ms apart for sure, {about * 1000:.0f} by the middle of each reading,"
-        f" in {minutes:g} minutes, {rounds} readings"
-    )
-    if surely > 0.05:
+    apart = max(offsets) - min(offsets)
+    seen = f"at most {apart * 1000:.0f} ms apart in {minutes:g} minutes, {rounds} readings"
+    if apart > 0.05:
         raise Failure(seen)
     return seen
+
+
+def offset(machine):
+    """The guest's clock less the host's, in seconds. A reading takes 74 ms, for the serial port has
+    a speed; one that takes longer than 110 says too little and is taken again."""
+    for _ in range(20):
+        sent = time.monotonic()
+        text = machine.must("awk '/^now at/ { print $3; exit }' /proc/timer_list")
+        received = time.monotonic()
+        if received - sent < 0.11:
+            return int(text) / 1e9 - (sent + received) / 2
+    raise Failure("the host is too busy: no reading of the clock took less than 110 ms")
 
 
 def idle_log(context):

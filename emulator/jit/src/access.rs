@@ -124,14 +124,19 @@ fn probe(a: &mut Asm, la: u8, half: usize, size: i32, write: bool) -> Probe {
 /// Looks again where a [`probe`] for the upper half has not found its tag: with that of the lower
 /// half. The jump is taken if it is there.
 fn look_again(a: &mut Asm, write: bool) -> Jump {
-    const { assert!(STATE == HOST_RBP && TLB == R14) };
-    const LOW: u8 = disp(word::REVISION) as u8;
-    const HIGH: u8 = disp(word::REVISION + 1) as u8;
+    const LOW: i8 = disp(word::REVISION) as i8;
+    const HIGH: i8 = disp(word::REVISION + 1) as i8;
+    const {
+        assert!(STATE == HOST_RBP && TLB == R14);
+        assert!(disp(word::REVISION) == LOW as i32 && disp(word::REVISION + 1) == HIGH as i32);
+        assert!(entry::READ < 128 && entry::WRITE < 128);
+    }
+    let (low, high) = (LOW as u8, HIGH as u8);
     let tag = if write { entry::WRITE } else { entry::READ } as u8;
     #[rustfmt::skip]
     a.fixed([
-        0x48, 0x33, 0x55, HIGH, // xor rdx,[rbp+disp8]
-        0x48, 0x0B, 0x55, LOW, // or rdx,[rbp+disp8]
+        0x48, 0x33, 0x55, high, // xor rdx,[rbp+disp8]
+        0x48, 0x0B, 0x55, low, // or rdx,[rbp+disp8]
         0x49, 0x3B, 0x54, 0x0E, tag, // cmp rdx,[r14+rcx+disp8]
         0x0F, 0x84, 0, 0, 0, 0, // je
     ]);

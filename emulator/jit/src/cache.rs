@@ -170,7 +170,7 @@ impl Cache {
             // What is not used of these takes no memory.
             blocks: Vec::with_capacity(BLOCKS),
             links: Vec::with_capacity(4 * BLOCKS),
-            sites: Vec::with_capacity(8 * BLOCKS),
+            sites: Vec::with_capacity(4 * BLOCKS),
             ops: Vec::new(),
             crossings: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),

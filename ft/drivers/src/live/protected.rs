@@ -217,12 +217,11 @@ impl<G: Guest> Live<'_, G> {
         let (paused, since) = (self.paused, self.host_ns());
         self.pause_until(end);
         self.stood = self.host_ns();
-        if !paused && self.joining.is_none() {
-            self.slowed += self.stood - since;
-        }
         if paused {
             // What the guest has missed it makes good slowly, as after a pause of the process.
             self.pace.target(self.stood);
+        } else if self.joining.is_none() {
+            self.slowed += self.stood - since;
         }
         self.resume();
     }
