@@ -311,6 +311,9 @@ def measure(given, sides):
             (alone.do(name), pair.do(name), at_once(name, [alone, *controls]))
             for _ in range(rounds_of(name, given))
         ]
+        if given.rows:
+            for row in rounds:
+                print(json.dumps(row), flush=True)
         results[name] = summary(rounds)
         print(f"{name:8} {json.dumps(results[name])}", flush=True)
     return results
@@ -339,6 +342,7 @@ def main():
     parser.add_argument("--guest", choices=MEASURED, default="debian")
     parser.add_argument("--rounds", type=int, default=5, help="of each work")
     parser.add_argument("--scale", type=float, default=1.0, help="of each work's size")
+    parser.add_argument("--rows", action="store_true", help="print each round")
     parser.add_argument(
         "--option",
         action="append",
