@@ -22,8 +22,10 @@ const RECENT: usize = 1 << 14;
 const BUCKETS: usize = 1 << 15;
 /// No block.
 const NONE: u32 = u32::MAX;
-/// The cache is emptied when it holds this many decoded instructions (48 bytes each).
+/// The cache is emptied when it holds this many decoded instructions (48 bytes each),
 const MAX_OPS: usize = 800_000;
+/// or this many where an accelerator runs all but a few of them.
+const MAX_COLD_OPS: usize = 1 << 17;
 /// In the list of dropped pages: all of them.
 const ALL_PAGES: u32 = u32::MAX;
 
@@ -94,7 +96,7 @@ impl Engine {
     pub fn new(pages: usize) -> Self {
         let recent = vec![UNUSED; RECENT].into_boxed_slice();
         Self {
-            ops: Vec::with_capacity(MAX_OPS + MAX_INSTRUCTIONS),
+            ops: Vec::new(),
             blocks: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
             recent: recent.try_into().unwrap_or_else(|_| unreachable!("length is the array's")),
@@ -151,13 +153,27 @@ impl Engine {
         exit
     }
 
+    fn most_ops(&self) -> usize {
+        if self.accelerator.is_some() || self.lent { MAX_COLD_OPS } else { MAX_OPS }
+    }
+
     /// Drops every block.
     pub fn clear(&mut self, core: &mut Core) {
-        for (page, blocks) in self.pages.iter_mut().enumerate() {
-            *blocks = Vec::new();
+        self.clear_own();
+        for page in 0..self.pages.len() {
             core.ram.clear_code(page * PAGE);
         }
         self.tell(ALL_PAGES);
+    }
+
+    /// Drops the interpreter's blocks. What memory holds code is still known: the accelerator has
+    /// blocks of its own there.
+    fn clear_own(&mut self) {
+        for block in &self.blocks {
+            if let Some(page) = self.pages.get_mut(block.at / PAGE) {
+                *page = Vec::new();
+            }
+        }
         self.ops.clear();
         self.blocks.clear();
         self.buckets.fill(NONE);
@@ -344,8 +360,8 @@ impl Engine {
         if core.mode.bits != 64 && rip > u64::from(core.cpu.segs[CS].limit) {
             return Err(core.fault(crate::exception::GP));
         }
-        if self.ops.len() > MAX_OPS {
-            self.clear(core);
+        if self.ops.len() > self.most_ops() {
+            self.clear_own();
         }
         let la = core.code_address(rip);
         let at = core.fetch_place(la)?;

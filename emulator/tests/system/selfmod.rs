@@ -1,7 +1,13 @@
 //! Code that changes while it runs, and instructions at awkward places (SDM 3A 11.6).
 
 use crate::lab::*;
+use emulator::accelerator::Accelerator;
+use emulator::core::Core;
 use emulator::cpu::{RAX, RCX, RDI, RSI};
+use emulator::engine::Engine;
+use emulator::op::Exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 #[test]
 fn the_next_instruction() {
@@ -148,4 +154,44 @@ fn length_limit_and_lock() {
             lab.faults(6, 0, CODE);
         }
     }
+}
+
+/// Interprets, and counts what it is told to forget: everything, and pages.
+struct Told(Arc<[AtomicU32; 2]>);
+
+impl Accelerator for Told {
+    fn run(&mut self, engine: &mut Engine, core: &mut Core) -> Exit {
+        engine.run_block(core)
+    }
+
+    fn clear(&mut self) {
+        self.0[0].fetch_add(1, Relaxed);
+    }
+
+    fn drop_page(&mut self, _page: u32) {
+        self.0[1].fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn a_full_cache_of_the_interpreter_is_its_own_affair() {
+    const LONG: u64 = 0x10_0000;
+    const INSTRUCTIONS: usize = 1_000_000;
+    let mut lab = Lab::new(Protected, 0);
+    lab.code("FF E6").cpu().regs[RSI] = LONG;
+    lab.write(LONG, &[0x40; INSTRUCTIONS]);
+    lab.write(LONG + INSTRUCTIONS as u64, &[0xFF, 0xE6]);
+    lab.sync();
+    let told = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    lab.machine.set_accelerator(Some(Box::new(Told(told.clone()))));
+    let before = told[0].load(Relaxed);
+    assert_eq!(lab.go_on(2 * INSTRUCTIONS as u64 + 3), Running);
+    assert_eq!(lab.reg(RAX), 2 * INSTRUCTIONS as u64);
+    let now = [told[0].load(Relaxed), told[1].load(Relaxed)];
+    assert_eq!(now, [before, 0], "the interpreter's cache was full many times");
+    // What memory holds code is still known: dec eax, where the cache was emptied since.
+    lab.write(LONG + 10, &[0x48]);
+    assert_eq!(lab.go_on(INSTRUCTIONS as u64 + 1), Running);
+    assert_eq!(lab.reg(RAX), 3 * INSTRUCTIONS as u64 - 2);
+    assert_eq!(told[1].load(Relaxed), 1);
 }
