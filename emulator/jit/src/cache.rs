@@ -23,7 +23,12 @@ use emulator::op::Op;
 pub const JUMPS: usize = 1 << 14;
 /// log2 of the size of one.
 pub const JUMP_SHIFT: u8 = 5;
-const BUCKETS: usize = 1 << 15;
+const BUCKETS: usize = 1 << 17;
+/// Words of 64 bits that tell where blocks begin.
+const BEGINNINGS: usize = 1 << 14;
+/// A block that comes to the beginning of one with so many instructions ends there: to have them
+/// twice would take more time than the jump.
+const LONG: u32 = 8;
 /// Blocks that there is room for at once; a boot has half as many.
 const BLOCKS: usize = 1 << 16;
 /// Numbers that a page of RAM may have: linear pages that lead to it.
@@ -128,6 +133,9 @@ pub struct Cache {
     /// The same of those that cross a page.
     pub crossings: Vec<Crossing>,
     buckets: Box<[u32]>,
+    /// A bit is set for each block of [`LONG`] instructions, by a hash of its place: most places
+    /// have none.
+    beginnings: Box<[u64]>,
     pages: Vec<Page>,
     next_number: u32,
     /// How many numbers there are in `pages`.
@@ -158,6 +166,12 @@ fn bucket(place: usize, rip: u64) -> usize {
     (mixed >> 40) as usize & (BUCKETS - 1)
 }
 
+/// Where in [`Cache::beginnings`] the bit of a place is.
+fn beginning(place: usize) -> (usize, u64) {
+    let mixed = place ^ place >> 20;
+    ((mixed / 64) & (BEGINNINGS - 1), 1 << (mixed % 64))
+}
+
 impl Cache {
     /// An empty cache in `memory`, of which the first `start` bytes are taken.
     pub fn new(memory: CodeMemory, thunks: Thunks, start: usize) -> Self {
@@ -174,6 +188,7 @@ impl Cache {
             ops: Vec::new(),
             crossings: Vec::new(),
             buckets: vec![NONE; BUCKETS].into_boxed_slice(),
+            beginnings: vec![0; BEGINNINGS].into_boxed_slice(),
             pages: Vec::new(),
             next_number: 1,
             numbered: 0,
@@ -193,6 +208,7 @@ impl Cache {
         self.ops.clear();
         self.crossings.clear();
         self.buckets.fill(NONE);
+        self.beginnings.fill(0);
         self.pages.clear();
         self.numbered = 0;
         self.jumps.fill(EMPTY);
@@ -226,6 +242,15 @@ impl Cache {
             id = b.next;
         }
         None
+    }
+
+    /// Whether a block of [`LONG`] instructions, not a plain one, begins at a place, with its RIP.
+    pub fn begins(&self, place: usize, rip: u64, narrow: bool) -> bool {
+        let (word, bit) = beginning(place);
+        self.beginnings[word] & bit != 0
+            && self
+                .find(place, rip, narrow, false)
+                .is_some_and(|id| self.blocks[id as usize].count >= LONG)
     }
 
     /// Address of a block's code.
@@ -311,6 +336,10 @@ impl Cache {
         let next = self.buckets[at];
         self.buckets[at] = id;
         let count = t.count as u32;
+        if count >= LONG && !plain {
+            let (word, bit) = beginning(place);
+            self.beginnings[word] |= bit;
+        }
         let number = self.number(rip, narrow, place).unwrap_or(LAST_NUMBER);
         let incoming = NONE;
         self.blocks.push(Block { place, rip, code, count, plain, narrow, number, next, incoming });

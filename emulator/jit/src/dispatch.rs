@@ -120,10 +120,12 @@ impl Jit {
             Ok(id) => id,
             Err(_) if self.cache.is_out_of_numbers() => return Ok(None),
             Err(place) => {
+                if self.cut.take() == Some(rip) {
+                    return Ok(None);
+                }
                 let heat = &mut self.heat[(place ^ place >> 16) & (HEATS - 1)];
-                let cut = self.cut.take() == Some(rip);
                 if *heat < self.warm {
-                    *heat += u8::from(!cut);
+                    *heat += 1;
                     return Ok(None);
                 }
                 let id = self.make(core, place, rip, plain);
@@ -165,6 +167,7 @@ impl Jit {
             counter,
             plain,
             narrow,
+            is_begun: &|at| self.cache.begins(place + at, rip.wrapping_add(at as u64), narrow),
         };
         let translation = &mut self.translation;
         translate(request, translation);

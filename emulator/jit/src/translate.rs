@@ -145,6 +145,8 @@ pub struct Request<'a> {
     pub plain: bool,
     /// 32-bit code with flat segments; else 64-bit code.
     pub narrow: bool,
+    /// Whether a block that is worth a jump begins at an offset: this one ends there.
+    pub is_begun: &'a dyn Fn(usize) -> bool,
 }
 
 /// Where the flags are.
@@ -316,7 +318,7 @@ fn decode(
         }
         len = decoder.position();
         items.push(shapes.classify(i));
-        if items.last().is_some_and(|item| item.last) {
+        if items.last().is_some_and(|item| item.last) || (request.is_begun)(len) {
             break;
         }
     }
