@@ -10,7 +10,7 @@
 
 use crate::memory::CodeMemory;
 use crate::thunks::Thunks;
-use crate::translate::{Edge, PageCheck, Site, Translation};
+use crate::translate::{DIFFERS, Edge, EdgeKind, NUMBER, Site, Translation};
 use emulator::accelerator::BlockCount;
 use emulator::core::Core;
 use emulator::cpu::BLOCK_RIP;
@@ -29,8 +29,8 @@ const BEGINNINGS: usize = 1 << 14;
 /// A block that comes to the beginning of one with so many instructions ends there: to have them
 /// twice would take more time than the jump.
 const LONG: u32 = 8;
-/// Blocks that there is room for at once; a boot has half as many.
-const BLOCKS: usize = 1 << 16;
+/// Blocks that there is room for at once; a boot has a quarter of that.
+const BLOCKS: usize = 1 << 17;
 /// Numbers that a page of RAM may have: linear pages that lead to it.
 const NAMES: usize = 1 << 10;
 /// Numbers of all pages, 16 bytes each.
@@ -57,6 +57,9 @@ pub struct JumpTarget {
 }
 const EMPTY: JumpTarget = JumpTarget { la: 0, number: u32::MAX, block: NONE, code: 0, at: 0 };
 const _: () = assert!(size_of::<JumpTarget>() == 1 << JUMP_SHIFT);
+/// There are hundreds of thousands of these.
+const _: () =
+    assert!(size_of::<Link>() == 24 && size_of::<Site>() == 24 && size_of::<Block>() == 40);
 
 /// A block.
 pub struct Block {
@@ -65,7 +68,7 @@ pub struct Block {
     /// RIP of its first instruction.
     pub rip: u64,
     /// Offset of its code.
-    pub code: usize,
+    pub code: u32,
     /// Guest instructions.
     pub count: u32,
     /// Without groups ([`crate::groups`]): only certain edges lead here.
@@ -90,13 +93,45 @@ pub struct Made {
     pub plain: bool,
 }
 
-/// A way out of a block.
+/// A way out of a block: an [`Edge`], in few bytes.
 struct Link {
-    edge: Edge,
+    target: u64,
+    /// Offset of the displacement of its jump.
+    jump: u32,
     /// The block it leads to.
     to: u32,
     /// The next edge that leads there.
     next: u32,
+    stub: u16,
+    /// [`NEAR`], [`PLAIN`], or the distance of [`EdgeKind::Far`].
+    kind: u16,
+}
+
+/// In [`Link::kind`]: no jump leads into its own displacement.
+const NEAR: u16 = 0;
+const PLAIN: u16 = 1;
+
+impl Link {
+    /// An edge of a block whose code is at `code`.
+    fn new(edge: &Edge, code: u32) -> Self {
+        let Edge { target, jump, stub, kind } = *edge;
+        let kind = match kind {
+            EdgeKind::Near => NEAR,
+            EdgeKind::Plain => PLAIN,
+            EdgeKind::Far(look) => look,
+        };
+        Self { target, jump: jump + code, to: NONE, next: NONE, stub, kind }
+    }
+
+    /// Offset of what it leads to while its target is not translated.
+    fn stub(&self) -> u32 {
+        self.jump + u32::from(self.stub)
+    }
+
+    /// Where the code goes on if the target's page has another number, if that is compared.
+    fn look(&self) -> Option<u32> {
+        (self.kind > PLAIN).then(|| self.jump + u32::from(self.kind))
+    }
 }
 
 /// What there is of a page of RAM.
@@ -136,7 +171,8 @@ pub struct Cache {
     /// A bit is set for each block of [`LONG`] instructions, by a hash of its place: most places
     /// have none.
     beginnings: Box<[u64]>,
-    pages: Vec<Page>,
+    /// By number, up to the last that has any.
+    pages: Vec<Option<Box<Page>>>,
     next_number: u32,
     /// How many numbers there are in `pages`.
     numbered: usize,
@@ -255,7 +291,7 @@ impl Cache {
 
     /// Address of a block's code.
     pub fn address(&self, id: u32) -> u64 {
-        (self.memory.address() + self.blocks[id as usize].code) as u64
+        self.memory.address() as u64 + u64::from(self.blocks[id as usize].code)
     }
 
     /// The number that stands for: the linear page of `la` leads to the page of RAM at `place`,
@@ -263,9 +299,9 @@ impl Cache {
     pub fn number(&mut self, la: u64, narrow: bool, place: usize) -> Option<u32> {
         let page = place / devices::ram::PAGE;
         if page >= self.pages.len() {
-            self.pages.resize_with(page + 1, Page::default);
+            self.pages.resize_with(page + 1, || None);
         }
-        let known = &mut self.pages[page].numbers;
+        let known = &mut self.pages[page].get_or_insert_default().numbers;
         // Of a library's page the process that runs is mostly one of the last.
         if let Some(&(_, number)) = known.iter().rev().find(|(named, _)| *named == name(la, narrow))
         {
@@ -328,10 +364,10 @@ impl Cache {
     pub fn add(&mut self, place: usize, made: Made, tail: Option<usize>, t: &Translation) -> u32 {
         let Made { rip, narrow, plain } = made;
         let id = self.blocks.len() as u32;
-        let code = self.used;
-        self.memory.write(code, &t.code.bytes);
+        self.memory.write(self.used, &t.code.bytes);
+        let code = self.used as u32;
         // Blocks begin at lines of 16 bytes.
-        self.used = (code + t.code.bytes.len() + 15) & !15;
+        self.used = (self.used + t.code.bytes.len() + 15) & !15;
         let at = bucket(place, rip);
         let next = self.buckets[at];
         self.buckets[at] = id;
@@ -344,52 +380,41 @@ impl Cache {
         let incoming = NONE;
         self.blocks.push(Block { place, rip, code, count, plain, narrow, number, next, incoming });
         self.sites.extend_from_slice(&t.sites);
-        for edge in &t.edges {
-            let moved = |at: u32| at + code as u32;
-            let page = edge.page.map(|page| PageCheck {
-                number: moved(page.number),
-                jump: moved(page.jump),
-                look: moved(page.look),
-            });
-            let (jump, stub) = (moved(edge.jump), moved(edge.stub));
-            let edge = Edge { jump, stub, page, ..*edge };
-            self.links.push(Link { edge, to: NONE, next: NONE });
-        }
+        self.links.extend(t.edges.iter().map(|edge| Link::new(edge, code)));
         for place in [Some(place), tail].into_iter().flatten() {
-            self.pages[place / devices::ram::PAGE].blocks.push(id);
+            let page = &mut self.pages[place / devices::ram::PAGE];
+            page.get_or_insert_default().blocks.push(id);
         }
         id
     }
 
     /// Where edge `number` leads.
     pub fn target(&self, number: u32) -> u64 {
-        self.links[number as usize].edge.target
+        self.links[number as usize].target
     }
 
     /// Whether edge `number` leads to a plain block.
     pub fn leads_to_plain(&self, number: u32) -> bool {
-        self.links.get(number as usize).is_some_and(|link| link.edge.plain)
+        self.links.get(number as usize).is_some_and(|link| link.kind == PLAIN)
     }
 
     /// Makes edge `number` lead to block `to`, while its page has its number where that matters.
     pub fn link(&mut self, number: u32, to: u32) {
         let link = &mut self.links[number as usize];
-        let edge = link.edge;
-        if link.to == NONE {
-            link.to = to;
-            link.next = self.blocks[to as usize].incoming;
-            self.blocks[to as usize].incoming = number;
-        } else {
+        if link.to != NONE {
             // The target's number was not known, or it leads to another place in another process:
             // the code looks that up.
             return;
         }
-        let to = &self.blocks[to as usize];
+        link.to = to;
+        let to = &mut self.blocks[to as usize];
+        link.next = core::mem::replace(&mut to.incoming, number);
+        let (jump, look) = (link.jump, link.look());
         let (code, number) = (to.code, to.number);
-        self.jump(edge.jump, code as u32);
-        if let Some(page) = edge.page {
-            self.memory.patch(page.number as usize, number as i32);
-            self.jump(page.jump, page.look);
+        self.jump(jump, code);
+        if let Some(look) = look {
+            self.memory.patch((jump - NUMBER) as usize, number as i32);
+            self.jump(jump - DIFFERS, look);
         }
     }
 
@@ -407,7 +432,7 @@ impl Cache {
 
     /// Forgets the blocks of a page; gives back how many they were.
     pub fn drop_page(&mut self, page: usize) -> usize {
-        let Some(page) = self.pages.get_mut(page) else { return 0 };
+        let Some(Some(page)) = self.pages.get_mut(page) else { return 0 };
         let ids = core::mem::take(&mut page.blocks);
         let mut dropped = 0;
         for id in ids {
@@ -446,8 +471,8 @@ impl Cache {
         while incoming != NONE {
             let link = &mut self.links[incoming as usize];
             link.to = NONE;
-            let (edge, next) = (link.edge, link.next);
-            self.jump(edge.jump, edge.stub);
+            let (jump, stub, next) = (link.jump, link.stub(), link.next);
+            self.jump(jump, stub);
             incoming = next;
         }
     }

@@ -19,7 +19,7 @@ use emulator::exception::Trap;
 use emulator::op::Exit;
 
 /// Bytes of translated code by default.
-const CAPACITY: usize = 48 << 20;
+const CAPACITY: usize = 64 << 20;
 /// Executions after which a block is translated.
 const WARM: u8 = 8;
 /// Of so many translations one is timed, for all of them.

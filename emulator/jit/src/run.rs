@@ -131,7 +131,7 @@ extern "sysv64" fn interpret(context: *mut Context, number: u32, budget: i64) ->
     if !site.flagless {
         core.cpu.flags.set_status(flags::unpack(core.cpu.regs[word::FLAGS]));
     }
-    let (rip, next, quiet, flagless) = (site.rip, site.next, site.quiet, site.flagless);
+    let (rip, len, quiet, flagless) = (site.rip, site.len, site.quiet, site.flagless);
     let (behind, block) = (site.left - 1, site.block as usize);
     let op = site.op;
     let ready = (vectors_ready(core), x87_ready(core));
@@ -147,7 +147,8 @@ extern "sysv64" fn interpret(context: *mut Context, number: u32, budget: i64) ->
         exit => exit,
     };
     let goes_on = exit == Exit::Next
-        && core.cpu.rip == next
+        && len != 0
+        && core.cpu.rip == next(rip, len, mode)
         && !core.ram.has_stale_code()
         // Nothing tells of a flush if the number was not there before.
         && page != 0
@@ -180,6 +181,12 @@ extern "sysv64" fn interpret(context: *mut Context, number: u32, budget: i64) ->
         return code;
     }
     left(exit)
+}
+
+/// RIP behind an instruction of `len` bytes.
+fn next(rip: u64, len: u8, mode: Mode) -> u64 {
+    let next = rip.wrapping_add(len.into());
+    if mode.bits == 64 { next } else { next & 0xFFFF_FFFF }
 }
 
 /// Decodes the instruction of a site, which is executed for the first time.

@@ -38,22 +38,20 @@ pub const LARGEST: usize = 64 << 10;
 pub struct Site {
     /// Its RIP.
     pub rip: u64,
-    /// RIP of the next one; [`NOWHERE`] if translated code does not go on after it.
-    pub next: u64,
-    /// How many instructions of the block are left before it is executed, itself included.
-    pub left: u32,
     /// Its decoded form, once it was needed.
     pub op: u32,
+    /// Number of its block.
+    pub block: u32,
+    /// How many instructions of the block are left before it is executed, itself included.
+    pub left: u8,
+    /// Its bytes; 0 if translated code does not go on after it.
+    pub len: u8,
     /// Its event matters only if an interrupt or a trap is due, or a device was met.
     pub quiet: bool,
     /// It has nothing to do with the status flags.
     pub flagless: bool,
-    /// Number of its block.
-    pub block: u32,
 }
 
-/// No RIP of an instruction.
-pub const NOWHERE: u64 = 1 << 63 | 1;
 /// In [`Site::op`]: not decoded yet.
 pub const UNKNOWN: u32 = u32::MAX;
 
@@ -62,27 +60,31 @@ pub const UNKNOWN: u32 = u32::MAX;
 pub struct Edge {
     /// Where it leads.
     pub target: u64,
-    /// The block there is to be a plain one.
-    pub plain: bool,
     /// Offset in the block's code of the displacement of its jump.
     pub jump: u32,
-    /// Offset of what the jump leads to while the target is not translated.
-    pub stub: u32,
-    /// What the jump depends on; `None` for a target on the block's own page.
-    pub page: Option<PageCheck>,
+    /// Distance from there to what the jump leads to while the target is not translated.
+    pub stub: u16,
+    /// What the jump depends on.
+    pub kind: EdgeKind,
 }
 
-/// Offsets in a block's code of what asks whether a page is still what it was.
-#[derive(Clone, Copy, Debug)]
-pub struct PageCheck {
-    /// The page's number, four bytes.
-    pub number: u32,
-    /// The displacement of the jump that is taken if the page has another: it leads to the stub
-    /// while the target is not translated,
-    pub jump: u32,
-    /// and here after that.
-    pub look: u32,
+/// What a way out depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeKind {
+    /// It leads to the block's own page.
+    Near,
+    /// The same; the block there is to be a plain one.
+    Plain,
+    /// The number of the target's page is compared before it ([`NUMBER`]). Where it is another, the
+    /// code goes on at this distance from the edge's jump once that is linked, at the stub before.
+    Far(u16),
 }
+
+/// From the number that is compared, and from the displacement of the jump that is taken where it
+/// differs, to the displacement of an edge's jump.
+pub const NUMBER: u32 = 11;
+/// See [`NUMBER`].
+pub const DIFFERS: u32 = 5;
 
 /// A translated block. The next one is made where it is, so that nothing is allocated anew.
 #[derive(Default)]
@@ -495,12 +497,12 @@ impl Translator<'_> {
 
     fn site(&mut self, last: bool) -> u32 {
         let i = &self.items[self.at].i;
-        let next = if last { NOWHERE } else { self.wrap(i.next_ip()) };
-        let left = (self.items.len() - self.at) as u32;
+        let len = if last { 0 } else { i.len() as u8 };
+        let left = (self.items.len() - self.at) as u8;
         let flagless = flagless(&self.items[self.at]);
         let quiet = is_quiet(i);
         let (op, block) = (UNKNOWN, self.request.numbers.2);
-        self.sites.push(Site { rip: i.ip(), next, left, op, quiet, flagless, block });
+        self.sites.push(Site { rip: i.ip(), op, block, left, len, quiet, flagless });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 

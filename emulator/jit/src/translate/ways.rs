@@ -11,7 +11,7 @@ use crate::asm::{Asm, Jump, Rm};
 use crate::cache::{JUMP_SHIFT, JUMPS, JumpTarget};
 use crate::layout::{self, BUDGET, in_memory, word};
 use crate::thunks::{LINK, OVER, REFUSED};
-use crate::translate::{Edge, PageCheck};
+use crate::translate::{DIFFERS, Edge, EdgeKind, NUMBER};
 use core::mem::offset_of;
 use core::ops::Range;
 use emulator::mmu::tlb::Tlb;
@@ -134,10 +134,9 @@ impl Translator<'_> {
     }
 
     fn way(&mut self, target: u64, plain: bool) {
-        let other = target >> 12 != self.request.rip >> 12;
-        let check = other.then(|| self.check_page(target));
+        let kind = if plain { EdgeKind::Plain } else { self.check_other(target) };
         let jump = self.a.jmp_far();
-        self.link(target, plain, jump, check, None);
+        self.link(target, jump, kind, None);
     }
 
     /// Compares the number of the page of `la`, as the TLB has it, with one that no page has: at
@@ -151,26 +150,28 @@ impl Translator<'_> {
     }
 
     /// Whether the target's page is still what it was, which only the code that is patched then
-    /// knows. Uses RAX.
-    fn check_page(&mut self, target: u64) -> PageCheck {
-        let number = self.compare_number(target) as u32;
-        PageCheck { number, jump: self.a.jcc_far(5).at as u32, look: 0 }
+    /// knows: before the jump to it. Uses RAX.
+    fn check_page(&mut self, target: u64) -> EdgeKind {
+        let number = self.compare_number(target);
+        let differs = self.a.jcc_far(5).at;
+        // The next instruction's opcode has one byte.
+        let jump = self.a.bytes.len() as u32 + 1;
+        debug_assert_eq!((number as u32 + NUMBER, differs as u32 + DIFFERS), (jump, jump));
+        EdgeKind::Far(0)
     }
 
-    /// A way out through `jump`, which is yet to be bound, after `check`. It is a call if the block
-    /// goes on at `resume`.
-    fn link(
-        &mut self,
-        target: u64,
-        plain: bool,
-        jump: Jump,
-        check: Option<PageCheck>,
-        resume: Option<usize>,
-    ) {
+    /// The same for a target that may lie on the block's own page.
+    fn check_other(&mut self, target: u64) -> EdgeKind {
+        let other = target >> 12 != self.request.rip >> 12;
+        if other { self.check_page(target) } else { EdgeKind::Near }
+    }
+
+    /// A way out through `jump`, which is yet to be bound. It is a call if the block goes on at
+    /// `resume`.
+    fn link(&mut self, target: u64, jump: Jump, kind: EdgeKind, resume: Option<usize>) {
         let edge = self.request.numbers.0 + self.edges.len() as u32;
-        let at = jump.at as u32;
-        self.edges.push(Edge { target, plain, jump: at, stub: 0, page: check });
-        if check.is_some() {
+        self.edges.push(Edge { target, jump: jump.at as u32, stub: 0, kind });
+        if let EdgeKind::Far(_) = kind {
             self.cold.push(Cold::Page { target, edge, resume });
         }
     }
@@ -191,17 +192,16 @@ impl Translator<'_> {
         match target {
             None => self.a.call_rm(in_memory(word::SPILL)),
             Some(target) => {
-                let other = target >> 12 != self.request.rip >> 12;
-                let check = other.then(|| self.check_page(target));
+                let kind = self.check_other(target);
                 let call = self.a.call_far();
-                self.link(target, false, call, check, Some(self.a.bytes.len()));
+                self.link(target, call, kind, Some(self.a.bytes.len()));
             }
         }
         self.a.lea(8, HOST_STACK, Rm::Mem(HOST_STACK, 8));
         // Much may have happened, even if it is the block's own page.
-        let check = self.check_page(back);
+        let kind = self.check_page(back);
         let jump = self.a.jmp_far();
-        self.link(back, false, jump, Some(check), None);
+        self.link(back, jump, kind, None);
     }
 
     /// A return to the address in RAX, with the stack pointer moved up by `stack`. The flags are in
@@ -265,7 +265,7 @@ impl Translator<'_> {
                 Cold::Page { target, edge, resume } => {
                     let look = self.a.bytes.len() as u32;
                     let known = &mut self.edges[(edge - self.request.numbers.0) as usize];
-                    known.page = known.page.map(|page| PageCheck { look, ..page });
+                    known.kind = EdgeKind::Far(distance(look, known.jump));
                     self.a.set(RAX, target);
                     self.a.set(RDX, u64::from(edge) << 3 | LINK);
                     let Some(resume) = resume else {
@@ -306,9 +306,9 @@ impl Translator<'_> {
             }
         }
         for (n, edge) in self.edges.iter_mut().enumerate() {
-            edge.stub = self.a.bytes.len() as u32;
-            if let Some(page) = edge.page {
-                self.a.bind(Jump::far(page.jump as usize));
+            edge.stub = distance(self.a.bytes.len() as u32, edge.jump);
+            if let EdgeKind::Far(_) = edge.kind {
+                self.a.bind(Jump::far((edge.jump - DIFFERS) as usize));
             }
             self.a.bind(Jump::far(edge.jump as usize));
             let exit = u64::from(self.request.numbers.0 + n as u32) << 3 | LINK;
@@ -343,6 +343,11 @@ impl Translator<'_> {
         self.a.bind(wrong);
         self.a.call_with(site.into(), self.request.thunks.interpret);
     }
+}
+
+/// From the displacement of an edge's jump to code behind it.
+fn distance(to: u32, jump: u32) -> u16 {
+    u16::try_from(to - jump).expect("a block is no larger")
 }
 
 /// Looks for the entry of the address in RAX in the table of jump targets: RCX points to it unless
