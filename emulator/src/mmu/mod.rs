@@ -242,6 +242,7 @@ impl Core {
         let user = self.cpu.cpl == 3 && by == By::Program;
         let access = Access { write, fetch: false, user, implicit: by == By::System };
         let found = self.walk(la, access)?;
+        self.check_walk()?;
         if !found.global {
             self.tlb.note_local(la);
         }
@@ -272,6 +273,13 @@ impl Core {
                 Place::Device(found.pa)
             }
         })
+    }
+
+    /// A walk has set flags in entries that are code as well: the instruction is executed alone,
+    /// so that the next one is fetched anew. The flags are there to stay.
+    #[inline(always)]
+    fn check_walk(&mut self) -> Result<(), Trap> {
+        if self.ram.has_stale_code() { self.must_be_alone() } else { Ok(()) }
     }
 
     fn check_code(&mut self, place: Place, len: usize) -> Result<(), Trap> {
@@ -355,6 +363,7 @@ impl Core {
         }
         let access = Access { write: false, fetch: true, user, implicit: false };
         let found = self.walk(la, access)?;
+        self.check_walk()?;
         if !found.global {
             self.tlb.note_local(la);
         }

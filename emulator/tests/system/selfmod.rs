@@ -3,7 +3,7 @@
 use crate::lab::*;
 use emulator::accelerator::Accelerator;
 use emulator::core::Core;
-use emulator::cpu::{RAX, RCX, RDI, RSI};
+use emulator::cpu::{RAX, RBP, RBX, RCX, RDI, RDX, RSI};
 use emulator::engine::Engine;
 use emulator::op::Exit;
 use std::sync::Arc;
@@ -154,6 +154,26 @@ fn length_limit_and_lock() {
             lab.faults(6, 0, CODE);
         }
     }
+}
+
+#[test]
+fn a_page_walk_that_sets_a_flag_in_code() {
+    // The page table is executed. mov [edi],al; nop; nop: sets the dirty flag of the entry behind
+    // it, whose first byte becomes an address-size prefix, 67h, and was DAA, 27h.
+    let (code, entry) = (PT + 0x7FC, 0x0003_0027_u32);
+    let mut lab = Lab::new(Paged32, 0);
+    lab.code("FF E6").code_at(code, "88 07 90 90");
+    lab.write(code + 4, &entry.to_le_bytes());
+    // 67 00 03 00 F0 F4: add [bp+di],al; add al,dh; hlt
+    lab.code_at(code + 8, "F0 F4");
+    let cpu = lab.cpu();
+    (cpu.regs[RSI], cpu.regs[RDI]) = (code, 0x20_0000);
+    (cpu.regs[RAX], cpu.regs[RBX], cpu.regs[RDX], cpu.regs[RBP]) = (0x0A, DATA + 0x100, 0, 0);
+    lab.write(0, &[1]);
+    lab.done();
+    assert_eq!(lab.get::<4>(code + 4), 0x0003_0067);
+    assert_eq!(lab.reg(RAX), 0x0A, "DAA makes it 10h");
+    assert_eq!((lab.get::<1>(0), lab.get::<1>(DATA)), (0x0B, 0x0A));
 }
 
 /// Interprets, and counts what it is told to forget: everything, and pages.

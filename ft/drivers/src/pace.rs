@@ -4,7 +4,8 @@
 //! clock follows [`Pace::target`]: the host's clock, but after a pause of the whole process the
 //! guest catches up over time instead of jumping. A guest that is ahead waits ([`Pace::rest`]),
 //! which costs nothing in a log; [`Pace::adjust`] asks for a new rate when it has to wait for long,
-//! or is behind. Both leave it some way to either side, so that a few changes a second do.
+//! or is behind. Both leave it some way to either side, so that steady work needs two changes a
+//! second, and work whose speed changes all the time thirty at most, instead of waiting.
 
 use devices::time::{Rate, VirtualNs};
 
