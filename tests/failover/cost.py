@@ -16,9 +16,9 @@ each other. Where neighbours slow the processors down for seconds at a time, tak
 and read `best_ratio`: the shortest time alone over the shortest as a pair, and `net_ratio`: without
 the time that the primary stood still because its backup was behind. With `--pin` the machines alone
 and the primary share one processor, by turns, and the backup has the other, as has the second of
-two machines at once. `idle`, `latency` and
-`join` measure the log of an idle guest, what protection adds to a ping and to a redis PING, and
-joining under load. `receive` has 100 MB at scale 1. Needs what run.py --world tap needs.
+two machines at once. `idle`, `latency` and `join` measure the log of an idle guest, what protection
+adds to a ping and to a redis PING, and joining under load. `receive` has 100 MB at scale 1. Needs
+what run.py --world tap needs.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 //! guest catches up over time instead of jumping. A guest that is ahead waits ([`Pace::rest`]),
 //! which costs nothing in a log; [`Pace::adjust`] asks for a new rate when it has to wait for long,
 //! or is behind. Both leave it some way to either side, so that steady work needs two changes a
-//! second, and work whose speed changes all the time thirty at most, instead of waiting.
+//! second, and work whose speed changes all the time has some thirty, instead of waiting.
 
 use devices::time::{Rate, VirtualNs};
 
