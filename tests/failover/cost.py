@@ -80,6 +80,7 @@ class Served:
     def __init__(self, context, kind, guest, scale, pin):
         self.kind, self.world = kind, TapWorld(context, guest)
         self.pair = self.world.pair
+        self.world.unwatch()
         begin = time.monotonic()
         if kind == "pair":
             self.joined = self.pair.begin()

@@ -107,8 +107,13 @@ class World:
         for process in self.helpers:
             process.kill()
             process.wait()
+        self.unwatch()
+
+    def unwatch(self):
+        """Frames are not watched from here on: that takes processor time for each."""
         if self.emissions:
             self.emissions.close()
+            self.emissions = None
 
     def helper(self, argv, name):
         """Starts a process that lives as long as this world."""

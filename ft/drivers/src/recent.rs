@@ -28,12 +28,47 @@ const PAGES_MANY: usize = PAGES_MAX / 4;
 /// The same of bytes of inputs.
 const BYTES_MAX: usize = 96 << 20;
 const BYTES_MANY: usize = 16 << 20;
+/// Bytes of a piece of memory for frames.
+const PIECE: usize = 256 << 10;
 
 /// What happened to the machine.
 enum Happened {
     Asked(u8, u64, Extent),
+    /// Any input but a frame.
     Input(Instant, Input),
+    Frame(Instant, u8, Place),
     Entry(Instant, Body),
+}
+
+/// Where the bytes of a frame are in [`Frames`].
+#[derive(Clone, Copy)]
+struct Place {
+    piece: usize,
+    start: usize,
+    len: usize,
+}
+
+/// Frames one behind the other: to ask for memory for each takes longer than to copy it.
+#[derive(Default)]
+struct Frames(Vec<Vec<u8>>);
+
+impl Frames {
+    /// Keeps `frame`, in a new piece from `spare` if there is no room.
+    fn keep(&mut self, frame: &[u8], spare: &mut Vec<Vec<u8>>) -> Place {
+        let room = |piece: &Vec<u8>| piece.capacity() - piece.len() >= frame.len();
+        if !self.0.last().is_some_and(room) {
+            let piece = spare.pop().filter(room);
+            self.0.push(piece.unwrap_or_else(|| Vec::with_capacity(PIECE.max(frame.len()))));
+        }
+        let (piece, len) = (self.0.len() - 1, frame.len());
+        let start = self.0[piece].len();
+        self.0[piece].extend_from_slice(frame);
+        Place { piece, start, len }
+    }
+
+    fn get(&self, Place { piece, start, len }: Place) -> &[u8] {
+        &self.0[piece][start..start + len]
+    }
 }
 
 struct Checkpoint {
@@ -48,6 +83,7 @@ struct Checkpoint {
     /// checkpoint are still with the machine.
     old: OldPages,
     happened: Vec<Happened>,
+    frames: Frames,
     bytes: usize,
 }
 
@@ -59,6 +95,8 @@ pub struct Recent {
     pending: BTreeMap<(u8, u64), DiskOperation>,
     /// Until the next checkpoint.
     digests: u32,
+    /// Memory for frames: as much as the checkpoint before the last one had.
+    spare: Vec<Vec<u8>>,
 }
 
 /// A state to be compared with what a replay comes to.
@@ -79,7 +117,8 @@ impl Recent {
         requests: impl IntoIterator<Item = ((u8, u64), DiskOperation)>,
     ) -> Self {
         let (checkpoints, pending) = (VecDeque::new(), requests.into_iter().collect());
-        let mut recent = Self { wall_clock, checkpoints, pending, digests: 0 };
+        let (digests, spare) = (0, Vec::new());
+        let mut recent = Self { wall_clock, checkpoints, pending, digests, spare };
         recent.checkpoint(machine, at);
         recent
     }
@@ -96,8 +135,11 @@ impl Recent {
             // No state before this one can be made again.
             _ => self.checkpoints.clear(),
         }
-        if self.checkpoints.len() == 2 {
-            self.checkpoints.pop_front();
+        if self.checkpoints.len() == 2
+            && let Some(first) = self.checkpoints.pop_front()
+        {
+            self.spare = first.frames.0;
+            self.spare.iter_mut().for_each(Vec::clear);
         }
         self.digests = DIGESTS;
         let requests = self.pending.iter().map(|((d, n), op)| (*d, *n, op.clone())).collect();
@@ -108,6 +150,7 @@ impl Recent {
             requests,
             old: OldPages::default(),
             happened: Vec::new(),
+            frames: Frames::default(),
             bytes: 0,
         });
     }
@@ -133,7 +176,13 @@ impl Recent {
         if let Input::DiskDone { disk, request, .. } = input {
             self.pending.remove(&(*disk, *request));
         }
-        self.add(Happened::Input(at, input.clone()), size(input));
+        let happened = match (input, self.checkpoints.back_mut()) {
+            (Input::NetRx { nic, frame }, Some(last)) => {
+                Happened::Frame(at, *nic, last.frames.keep(frame, &mut self.spare))
+            }
+            _ => Happened::Input(at, input.clone()),
+        };
+        self.add(happened, size(input));
     }
 
     /// The machine has come to an entry of the log that is no input.
@@ -157,13 +206,16 @@ impl Recent {
     }
 
     /// What happened after checkpoint `first` and up to a difference at `icount`.
-    fn way(&self, first: usize, icount: u64) -> impl Iterator<Item = &Happened> {
+    fn way(&self, first: usize, icount: u64) -> impl Iterator<Item = (&Happened, &Frames)> {
         let mut over = false;
-        let all = self.checkpoints.iter().skip(first).flat_map(|one| &one.happened);
-        all.take_while(move |happened| {
+        let all = self.checkpoints.iter().skip(first);
+        let all = all.flat_map(|one| one.happened.iter().map(|happened| (happened, &one.frames)));
+        all.take_while(move |(happened, _)| {
             let beyond = match happened {
                 Happened::Asked(..) => false,
-                Happened::Input(at, _) | Happened::Entry(at, _) => at.icount > icount,
+                Happened::Input(at, _) | Happened::Frame(at, ..) | Happened::Entry(at, _) => {
+                    at.icount > icount
+                }
             };
             let goes_on = !over && !beyond;
             // The digest that differs is the last.
@@ -203,13 +255,17 @@ impl Recent {
             Body::State([&[whose.len() as u8], whose.as_bytes(), fingerprint].concat())
         });
         let mut states = Some(states.collect::<Vec<_>>());
-        for happened in self.way(first, icount) {
+        for (happened, frames) in self.way(first, icount) {
             match happened {
                 Happened::Asked(disk, request, extent) => {
                     disks[usize::from(*disk)].ask_extent(*request, *extent);
                 }
                 Happened::Input(at, input) => {
                     log.push(*at, &Body::Input(entry(&mut disks, input)))?;
+                }
+                Happened::Frame(at, nic, place) => {
+                    let input = Input::NetRx { nic: *nic, frame: frames.get(*place).to_vec() };
+                    log.push(*at, &Body::Input(entry(&mut disks, &input)))?;
                 }
                 Happened::Entry(at, body) => {
                     if let (Body::Digest(_), true) = (body, at.icount == icount) {
@@ -256,12 +312,15 @@ impl Recent {
     pub fn words(&self, icount: u64) -> String {
         let mut text = String::new();
         let first = self.before(icount).unwrap_or(0);
-        for happened in self.way(first, icount) {
+        for (happened, _) in self.way(first, icount) {
             let _ = match happened {
                 Happened::Asked(disk, request, extent) => {
                     writeln!(text, "disk {disk}: request {request}: {extent:?}")
                 }
                 Happened::Input(at, input) => writeln!(text, "{}: {}", place(at), kind(input)),
+                Happened::Frame(at, nic, Place { len, .. }) => {
+                    writeln!(text, "{}: frame of {len} bytes for card {nic}", place(at))
+                }
                 Happened::Entry(at, body) => writeln!(text, "{}: {}", place(at), entry_kind(body)),
             };
         }
@@ -316,7 +375,6 @@ fn place(at: &Instant) -> String {
 fn kind(input: &Input) -> String {
     use devices::io::DiskResult;
     match input {
-        Input::NetRx { nic, frame } => format!("frame of {} bytes for card {nic}", frame.len()),
         Input::ConsoleRx { port, bytes } => format!("{} bytes for port {port}", bytes.len()),
         Input::DiskDone { disk, request, result } => {
             let result = match result {

@@ -279,7 +279,7 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
                 _ => self.go(entry.at)?,
             }
             match entry.body {
-                Body::Input(bytes) => self.input(&bytes)?,
+                Body::Input(bytes) => self.input(bytes)?,
                 Body::Digest(expected) => {
                     self.digests += 1;
                     if let Some(what) = check::difference(&self.guest.digest(), &expected) {
@@ -365,8 +365,8 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
         }
     }
 
-    fn input(&mut self, bytes: &[u8]) -> Result<(), ReplayError> {
-        let input = match decode_answer(bytes) {
+    fn input(&mut self, bytes: Vec<u8>) -> Result<(), ReplayError> {
+        let input = match decode_answer(&bytes) {
             Some((disk, request, answer, data)) => {
                 let copy = self.disks.get_mut(usize::from(disk));
                 let result = match copy.map(|copy| copy.answer(request, answer, data)) {
@@ -382,8 +382,7 @@ impl<G: Guest, R: Read> Replay<'_, G, R> {
                 };
                 Input::DiskDone { disk, request, result }
             }
-            None => wire::decode(bytes)
-                .and_then(|(header, data)| wire::decode_input(header, data))
+            None => wire::decode_input(bytes)
                 .ok_or_else(|| self.diverged("an input in the log that this program has not"))?,
         };
         match &input {

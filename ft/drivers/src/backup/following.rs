@@ -169,7 +169,7 @@ impl Following {
         if self.entry.is_none() {
             self.entry = pair.next_entry();
         }
-        let Some(entry) = self.entry.take() else { return Ok(Step::Wait) };
+        let Some(mut entry) = self.entry.take() else { return Ok(Step::Wait) };
         let (at, seq) = (entry.at, entry.seq);
         if self.recent.is_none() {
             // Where it was transferred; the other side has been told that it is here.
@@ -193,7 +193,7 @@ impl Following {
                 return Err(Trouble::Differs(what));
             }
         }
-        if !self.apply(&entry, ends, recorder)? {
+        if !self.apply(&mut entry, ends, recorder)? {
             self.entry = Some(entry);
             self.mind_trouble(pair)?;
             return Ok(Step::Wait);
@@ -248,10 +248,10 @@ impl Following {
         Ok(there)
     }
 
-    /// Carries out an entry whose instant is here; `false`: it has to wait for a disk.
+    /// Carries out an entry whose instant is here; `false`: it has to wait for a disk, as it is.
     fn apply(
         &mut self,
-        entry: &Entry,
+        entry: &mut Entry,
         ends: &Ends,
         recorder: &mut Recorder,
     ) -> Result<bool, Trouble> {
@@ -260,7 +260,7 @@ impl Following {
             recorder.entry(entry.at, &entry.body);
             self.remember(entry.at, &entry.body);
         }
-        match &entry.body {
+        match &mut entry.body {
             Body::Input(bytes) => {
                 let Some(input) = self.input(bytes, ends)? else { return Ok(false) };
                 recorder.input(entry.at, &input);
@@ -300,11 +300,10 @@ impl Following {
     }
 
     /// The input of an entry; `None`: a disk of this side has to answer first.
-    fn input(&mut self, bytes: &[u8], ends: &Ends) -> Result<Option<Input>, Trouble> {
+    fn input(&mut self, bytes: &mut Vec<u8>, ends: &Ends) -> Result<Option<Input>, Trouble> {
         let unknown = || Trouble::Differs("an input in the log that this program has not".into());
         let Some((disk, request, answer, data)) = decode_answer(bytes) else {
-            let (header, data) = wire::decode(bytes).ok_or_else(unknown)?;
-            return wire::decode_input(header, data).map(Some).ok_or_else(unknown);
+            return wire::decode_input(std::mem::take(bytes)).map(Some).ok_or_else(unknown);
         };
         let mirror = self.mirrors.get_mut(usize::from(disk)).ok_or_else(unknown)?;
         let result = mirror.answer(request, answer, data)?;

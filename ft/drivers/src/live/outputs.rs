@@ -7,7 +7,9 @@ use crate::record::instant;
 use devices::io::{DiskOperation, Output};
 use ft::log::Body;
 
-/// Outputs other than frames are told to the pair when the oldest is this old in host ns.
+/// Outputs for which nobody waits, and those that come while others are on their way, are told to
+/// the pair when the oldest is this old in host ns: under load every message, its answer and the
+/// threads that they wake cost more than what is in them.
 const PATIENCE: u64 = 300_000;
 
 /// Outputs that the pair has not been told of.
@@ -15,8 +17,10 @@ const PATIENCE: u64 = 300_000;
 pub(super) struct Untold {
     pub(super) count: u64,
     since: u64,
-    /// A client may be waiting.
+    /// A client may be waiting for the first, and for nothing else.
     urgent: bool,
+    /// Others were on their way when the first came.
+    crowded: bool,
     /// One of them has to wait until the backup has executed the log up to it.
     pub(super) executed: bool,
 }
@@ -24,7 +28,8 @@ pub(super) struct Untold {
 impl Untold {
     /// Whether the pair is to know now.
     pub(super) fn is_due(&self, now: u64) -> bool {
-        self.count > 0 && (self.urgent || now >= self.since + PATIENCE)
+        let patience = if self.urgent && !self.crowded { 0 } else { PATIENCE };
+        self.count > 0 && now >= self.since + patience
     }
 }
 
@@ -72,6 +77,7 @@ impl<G: Guest> Live<'_, G> {
         if self.untold.count == 0 {
             self.untold.since = self.host_ns();
             self.untold.urgent = false;
+            self.untold.crowded = !self.held.is_empty();
         }
         self.untold.urgent |= matches!(output, Output::NetTx { .. } | Output::Disk { .. });
         self.untold.count += 1;
