@@ -35,7 +35,7 @@ const PIECE: usize = 256 << 10;
 enum Happened {
     Asked(u8, u64, Extent),
     /// Any input but a frame.
-    Input(Instant, Input),
+    Input(Instant, Box<Input>),
     Frame(Instant, u8, Place),
     Entry(Instant, Body),
 }
@@ -95,8 +95,8 @@ pub struct Recent {
     pending: BTreeMap<(u8, u64), DiskOperation>,
     /// Until the next checkpoint.
     digests: u32,
-    /// Memory for frames: as much as the checkpoint before the last one had.
-    spare: Vec<Vec<u8>>,
+    /// Memory for frames and for what happens: as much as the checkpoint before the last one had.
+    spare: (Vec<Vec<u8>>, Vec<Happened>),
 }
 
 /// A state to be compared with what a replay comes to.
@@ -117,7 +117,7 @@ impl Recent {
         requests: impl IntoIterator<Item = ((u8, u64), DiskOperation)>,
     ) -> Self {
         let (checkpoints, pending) = (VecDeque::new(), requests.into_iter().collect());
-        let (digests, spare) = (0, Vec::new());
+        let (digests, spare) = (0, Default::default());
         let mut recent = Self { wall_clock, checkpoints, pending, digests, spare };
         recent.checkpoint(machine, at);
         recent
@@ -138,8 +138,9 @@ impl Recent {
         if self.checkpoints.len() == 2
             && let Some(first) = self.checkpoints.pop_front()
         {
-            self.spare = first.frames.0;
-            self.spare.iter_mut().for_each(Vec::clear);
+            self.spare = (first.frames.0, first.happened);
+            self.spare.0.iter_mut().for_each(Vec::clear);
+            self.spare.1.clear();
         }
         self.digests = DIGESTS;
         let requests = self.pending.iter().map(|((d, n), op)| (*d, *n, op.clone())).collect();
@@ -149,7 +150,7 @@ impl Recent {
             state: machine.save_state(),
             requests,
             old: OldPages::default(),
-            happened: Vec::new(),
+            happened: std::mem::take(&mut self.spare.1),
             frames: Frames::default(),
             bytes: 0,
         });
@@ -178,9 +179,9 @@ impl Recent {
         }
         let happened = match (input, self.checkpoints.back_mut()) {
             (Input::NetRx { nic, frame }, Some(last)) => {
-                Happened::Frame(at, *nic, last.frames.keep(frame, &mut self.spare))
+                Happened::Frame(at, *nic, last.frames.keep(frame, &mut self.spare.0))
             }
-            _ => Happened::Input(at, input.clone()),
+            _ => Happened::Input(at, Box::new(input.clone())),
         };
         self.add(happened, size(input));
     }
