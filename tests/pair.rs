@@ -5,7 +5,8 @@ mod ftemu;
 use ftemu::sides::{IMAGE, Side, log_bytes, ready};
 use ftemu::{Place, text};
 use std::io::{Read, Seek, Write};
-use std::os::unix::net::UnixStream;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,75 @@ fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     let mut console = d.console();
     console.hears(|line| line.starts_with("counter: ready").then_some(()));
     assert_eq!(console.increment(), 12);
+}
+
+/// Listens at `from` for who wants to talk with `to`, and cuts as many connections as there are
+/// `limits`, each after so many bytes from `to`; the next one lasts.
+fn cut_connections(from: &Path, to: &Path, limits: &[u64]) {
+    let (listener, to) = (UnixListener::bind(from).expect("a socket"), to.to_path_buf());
+    let limits: Vec<u64> = limits.iter().copied().chain([u64::MAX]).collect();
+    std::thread::spawn(move || {
+        for limit in limits {
+            let (mut near, _) = listener.accept().expect("a connection");
+            let mut far = UnixStream::connect(&to).expect("the other side listens");
+            let (mut out, mut back) = (near.try_clone(), far.try_clone());
+            std::thread::spawn(move || {
+                if let (Ok(out), Ok(back)) = (&mut out, &mut back) {
+                    let _ = std::io::copy(out, back);
+                    let _ = back.shutdown(Shutdown::Both);
+                }
+            });
+            let _ = std::io::copy(&mut (&mut far).take(limit), &mut near);
+            for end in [near, far] {
+                let _ = end.shutdown(Shutdown::Both);
+            }
+        }
+    });
+}
+
+#[test]
+fn joinings_that_fail_on_the_way_spoil_no_later_one() {
+    let place = Place::new();
+    // What differs is written over on the backup's side, and some of it is under way at each cut.
+    let mut content = IMAGE.to_vec();
+    let mut n = 0x9E37_79B9_7F4A_7C15_u64;
+    content.extend((0..6 << 20).flat_map(|_| {
+        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        n.to_le_bytes()
+    }));
+    let one = place.file("one.img", &content);
+    let two = place.file("two.img", &vec![0xA5; content.len()]);
+    let side = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
+        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+        Side::start(&place, name, role, peer, &[text(image), "--net", &net])
+    };
+    let mut a = side("a", "primary", None, &one);
+    let mut console = ready(&a);
+    let cuts = [100_000, 1 << 20, 12 << 20, 20 << 20];
+    cut_connections(&place.path("cut"), &place.path("a"), &cuts);
+    let mut b = side("b", "backup", Some("cut"), &two);
+    for n in 2..6 {
+        assert_eq!(console.increment(), n);
+    }
+    b.hears("protected");
+    let failed = a.said().matches("the joining came to nothing").count();
+    assert_eq!(failed, cuts.len(), "{}", a.said());
+    assert!(!a.said().contains("in epoch 2"), "nobody was lost: {}", a.said());
+    assert_eq!(console.increment(), 6);
+    // The guest's disk is what it was, and is followed.
+    a.kill();
+    b.hears("live, in epoch 2");
+    let mut console = b.console();
+    assert_eq!(console.increment_after(6), 7);
+    let mut c = side("c", "backup", Some("b"), &one);
+    c.hears("protected");
+    assert_eq!(console.increment(), 8);
+    console.say("poweroff\r");
+    assert_eq!((b.ends(), c.ends()), (Some(0), Some(0)), "{}{}", b.said(), c.said());
+    let (one, two) = (place.read("one.img"), place.read("two.img"));
+    assert!(one == two, "the copies are equal");
+    let same = one.iter().zip(&content).skip(IMAGE.len()).all(|(now, then)| now == then);
+    assert!(same, "and have what was there");
 }
 
 #[test]

@@ -7,6 +7,8 @@
 use devices::ram::PAGE;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
 
 /// A stretch of memory that can be written at one address and executed at another.
 pub struct CodeMemory {
@@ -15,10 +17,21 @@ pub struct CodeMemory {
     len: usize,
     /// Bytes from the start that the host has been asked to have ready.
     ready: usize,
+    /// Who asks it, once that is worth a thread.
+    helper: Option<Helper>,
 }
 
 /// So many bytes are made ready at once: a page fault for each page takes longer.
 const CHUNK: usize = 256 << 10;
+/// With a helper, so many bytes are ready beyond what is written.
+const AHEAD: usize = 2 * CHUNK;
+
+/// A thread that has memory made ready before it is needed: the host takes a microsecond to clear a
+/// page and to enter it in both mappings.
+struct Helper {
+    chunks: Sender<usize>,
+    thread: JoinHandle<()>,
+}
 
 // SAFETY: the mappings belong to this value alone, and it is changed through `&mut self` only.
 unsafe impl Send for CodeMemory {}
@@ -39,7 +52,7 @@ impl CodeMemory {
         unsafe { libc::close(fd) };
         match (writable, executable) {
             (Some(writable), Some(executable)) => {
-                Some(Self { writable, executable, len, ready: 0 })
+                Some(Self { writable, executable, len, ready: 0, helper: None })
             }
             (Some(writable), None) => {
                 unmap(writable, len);
@@ -65,7 +78,9 @@ impl CodeMemory {
     /// If it does not fit.
     pub fn write(&mut self, offset: usize, code: &[u8]) {
         assert!(offset.checked_add(code.len()).is_some_and(|end| end <= self.len), "code fits");
-        while self.ready < offset + code.len() {
+        let end = offset + code.len();
+        let ahead = if self.helper.is_some() { AHEAD } else { 0 };
+        while self.ready < (end + ahead).min(self.len) {
             self.make_ready();
         }
         // SAFETY: the range was checked; the mapping is writable, and nobody has a reference to it.
@@ -74,14 +89,35 @@ impl CodeMemory {
 
     #[cold]
     fn make_ready(&mut self) {
-        let len = CHUNK.min(self.len - self.ready);
-        // SAFETY: the range lies in the mapping, and nothing in it changes. A host that does not
-        // know this advice has its page faults instead.
-        unsafe {
-            let begin = self.writable.add(self.ready).cast();
-            libc::madvise(begin, len, libc::MADV_POPULATE_WRITE);
+        // What needs one chunk alone needs no thread.
+        if self.ready == CHUNK && self.helper.is_none() {
+            self.helper = self.begin_helper();
         }
-        self.ready += len;
+        let begin = self.ready;
+        self.ready = self.len.min(begin + CHUNK);
+        let asked = self.helper.as_ref().map(|helper| helper.chunks.send(begin));
+        if !matches!(asked, Some(Ok(()))) {
+            populate(
+                self.writable.expose_provenance(),
+                self.executable.expose_provenance(),
+                begin,
+                self.ready,
+            );
+        }
+    }
+
+    /// `None`: the host has no thread to spare.
+    fn begin_helper(&self) -> Option<Helper> {
+        let (chunks, asked): (Sender<usize>, Receiver<usize>) = channel();
+        let (writable, executable, len) =
+            (self.writable.expose_provenance(), self.executable.expose_provenance(), self.len);
+        let body = move || {
+            for begin in asked {
+                populate(writable, executable, begin, len.min(begin + CHUNK));
+            }
+        };
+        let thread = Builder::new().name("code memory".into()).stack_size(64 << 10);
+        Some(Helper { chunks, thread: thread.spawn(body).ok()? })
     }
 
     /// Overwrites the 32-bit displacement or immediate at `offset`.
@@ -90,8 +126,26 @@ impl CodeMemory {
     }
 }
 
+/// Has the host make the bytes from `begin` to `end` of both mappings ready. One that does not know
+/// this advice has its page faults instead.
+fn populate(writable: usize, executable: usize, begin: usize, end: usize) {
+    let advise = |mapping: usize, advice| {
+        let at = ptr::with_exposed_provenance_mut(mapping + begin);
+        // SAFETY: the range lies in a mapping of a `CodeMemory`, which lives as long as this call,
+        // and nothing in it changes.
+        unsafe { libc::madvise(at, end - begin, advice) };
+    };
+    advise(writable, libc::MADV_POPULATE_WRITE);
+    advise(executable, libc::MADV_POPULATE_READ);
+}
+
 impl Drop for CodeMemory {
     fn drop(&mut self) {
+        if let Some(Helper { chunks, thread }) = self.helper.take() {
+            drop(chunks);
+            // A helper that panicked is gone as well.
+            let _ = thread.join();
+        }
         unmap(self.writable, self.len);
         unmap(self.executable, self.len);
     }

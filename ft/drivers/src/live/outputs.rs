@@ -124,3 +124,25 @@ impl<G: Guest> Live<'_, G> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_output_that_is_alone_does_not_wait() {
+        let untold = |urgent, crowded| Untold {
+            count: 1,
+            since: 1000,
+            urgent,
+            crowded,
+            ..Untold::default()
+        };
+        assert!(!Untold::default().is_due(u64::MAX), "there is none");
+        assert!(untold(true, false).is_due(1000), "somebody waits for a frame");
+        for waiting in [untold(true, true), untold(false, false), untold(false, true)] {
+            assert!(!waiting.is_due(1000 + PATIENCE - 1));
+            assert!(waiting.is_due(1000 + PATIENCE));
+        }
+    }
+}
