@@ -34,8 +34,9 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
     let mut out = Decoded::default();
     let mut place = at;
     let mut start = at;
+    let mut decoder = Decoder::new(mode.bits.into(), page, DecoderOptions::NONE);
     while (out.count as usize) < most {
-        let Some((i, error)) = one(&page[place..], place, mode) else { break };
+        let Some((i, error)) = one(&mut decoder, place) else { break };
         if error == DecoderError::NoMoreBytes {
             break;
         }
@@ -48,7 +49,7 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
         }
         out.push(&i, at, place, mode);
         if most > 1 {
-            out.fuse(&i, &page[place..], place, at, mode);
+            out.fuse(&i, &mut decoder, place, at, mode);
         }
         place = (at as i64 + i64::from(out.end())) as usize;
         if ends_block(&i) {
@@ -83,7 +84,7 @@ pub fn decode(page: &[u8], at: usize, mode: Mode, most: usize) -> Option<Decoded
 /// Decodes the one instruction of `bytes` (at most 15, perhaps from two pages). `None` if it needs
 /// more bytes.
 pub fn decode_single(bytes: &[u8], mode: Mode) -> Option<Decoded> {
-    let (i, error) = one(bytes, 0, mode)?;
+    let (i, error) = single(bytes, mode)?;
     if error == DecoderError::NoMoreBytes {
         return None;
     }
@@ -95,23 +96,25 @@ pub fn decode_single(bytes: &[u8], mode: Mode) -> Option<Decoded> {
     Some(out)
 }
 
-fn one(bytes: &[u8], ip: usize, mode: Mode) -> Option<(Instruction, DecoderError)> {
-    if bytes.is_empty() {
-        return None;
-    }
-    let bytes = &bytes[..bytes.len().min(MAX_LENGTH)];
-    let mut decoder = Decoder::with_ip(mode.bits.into(), bytes, ip as u64, DecoderOptions::NONE);
+/// The instruction at `place`, which is its address, too; `None` at the end.
+fn one(decoder: &mut Decoder, place: usize) -> Option<(Instruction, DecoderError)> {
+    decoder.set_position(place).ok().filter(|()| decoder.can_decode())?;
+    decoder.set_ip(place as u64);
     let mut i = decoder.decode();
     // What is invalid has the length of the bytes that were looked at: all 15 if it is too long.
-    i.set_len(decoder.position());
+    i.set_len(decoder.position() - place);
     Some((i, decoder.last_error()))
+}
+
+fn single(bytes: &[u8], mode: Mode) -> Option<(Instruction, DecoderError)> {
+    one(&mut Decoder::new(mode.bits.into(), bytes, DecoderOptions::NONE), 0)
 }
 
 /// Whether invalid `bytes` are so because no instruction has more than 15 bytes: without the first
 /// prefix, they would need another byte.
 fn too_long(bytes: &[u8], mode: Mode) -> bool {
     bytes.len() >= MAX_LENGTH
-        && matches!(one(&bytes[1..MAX_LENGTH], 0, mode), Some((_, DecoderError::NoMoreBytes)))
+        && matches!(single(&bytes[1..MAX_LENGTH], mode), Some((_, DecoderError::NoMoreBytes)))
 }
 
 /// Whether nothing is decoded beyond this instruction (other than an unconditional jump).
@@ -204,12 +207,18 @@ impl Decoded {
     }
 
     /// Fuses CMP or TEST, just pushed, with the branch that follows.
-    fn fuse(&mut self, i: &Instruction, rest: &[u8], place: usize, at: usize, mode: Mode) {
+    fn fuse(
+        &mut self,
+        i: &Instruction,
+        decoder: &mut Decoder,
+        place: usize,
+        at: usize,
+        mode: Mode,
+    ) {
         if mode.bits != 64 || !matches!(i.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
             return;
         }
-        let following = rest.get(i.len()..).and_then(|b| one(b, place + i.len(), mode));
-        let Some((j, DecoderError::None)) = following else { return };
+        let Some((j, DecoderError::None)) = one(decoder, place + i.len()) else { return };
         let Some(op) = self.ops.last_mut() else { return };
         if !j.is_jcc_short_or_near() || j.op0_kind() != OpKind::NearBranch64 {
             return;
