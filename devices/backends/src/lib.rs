@@ -12,4 +12,5 @@ pub mod disk;
 pub mod net;
 pub mod signal;
 pub mod socket;
+pub mod threads;
 pub mod wake;

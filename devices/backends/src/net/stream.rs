@@ -5,6 +5,7 @@
 
 use super::{MAX_FRAME, Network, Received};
 use crate::socket::{Endpoint, Link, Stream};
+use crate::threads::be_preferred;
 use crate::wake::Post;
 use std::io::{self, BufReader, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -40,9 +41,15 @@ pub fn open(nic: u8, endpoint: &Endpoint, post: Post<Received>) -> io::Result<St
     let peer = Peer::default();
     let reading = peer.clone();
     let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(128 * 1024);
-    thread("net receive").spawn(move || receive(nic, &link, &reading, &post))?;
+    thread("net receive").spawn(move || {
+        be_preferred();
+        receive(nic, &link, &reading, &post);
+    })?;
     let (frames, queue) = sync_channel(QUEUE);
-    thread("net send").spawn(move || transmit(&queue, &peer))?;
+    thread("net send").spawn(move || {
+        be_preferred();
+        transmit(&queue, &peer);
+    })?;
     Ok(StreamNetwork { frames })
 }
 

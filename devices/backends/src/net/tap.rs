@@ -5,6 +5,7 @@
 //! program talks to the kernel directly.
 
 use super::{MAX_FRAME, Network, Received};
+use crate::threads::be_preferred;
 use crate::wake::Post;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -48,6 +49,7 @@ pub fn open(nic: u8, name: &str, post: Post<Received>) -> io::Result<TapNetwork>
     let device = Arc::new(attach(name)?);
     let reading = device.clone();
     std::thread::Builder::new().name("tap".into()).stack_size(128 * 1024).spawn(move || {
+        be_preferred();
         let mut buffer = vec![0; MAX_FRAME];
         loop {
             match (&*reading).read(&mut buffer) {

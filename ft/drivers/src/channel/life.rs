@@ -6,10 +6,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Nice value of the channel's threads, where it may be had: they have little to do, and the other
-/// side waits for it.
-const NICE: i32 = -10;
-
 /// The user's life.
 #[derive(Debug)]
 pub(super) struct Life {
@@ -48,9 +44,4 @@ impl Life {
         let last = self.last.load(Ordering::Relaxed);
         now.saturating_sub(last) < self.grace.load(Ordering::Relaxed)
     }
-}
-
-/// Has the host prefer this thread, if it lets us.
-pub(super) fn be_preferred() {
-    let _ = rustix::process::setpriority_process(None, NICE);
 }

@@ -6,11 +6,12 @@
 //! saves the time that it takes to wake a thread.
 
 use super::handshake::Established;
-use super::life::{Life, be_preferred};
+use super::life::Life;
 use super::record::{Opener, Sealer};
 use super::registry::Registry;
 use super::{ChannelEvent, Greeting};
 use backends::socket::Stream;
+use backends::threads::be_preferred;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
