@@ -67,10 +67,11 @@ while data := end.recv(1 << 18): sys.stdout.buffer.write(data)
 @contextlib.contextmanager
 def preferred():
     """The calling thread, a client of the guest, runs when it has something to do, as if it were on
-    a computer of its own."""
+    a computer of its own; without the right to that it takes its turn."""
     before = os.sched_getscheduler(0)
     first = os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO))
-    os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, first)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, first)
     try:
         yield
     finally:

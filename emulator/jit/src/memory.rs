@@ -33,7 +33,8 @@ struct Helper {
     thread: JoinHandle<()>,
 }
 
-// SAFETY: the mappings belong to this value alone, and it is changed through `&mut self` only.
+// SAFETY: the mappings belong to this value, and are changed through `&mut self` only: its helper
+// changes nothing in them, and ends before they do.
 unsafe impl Send for CodeMemory {}
 
 impl CodeMemory {
