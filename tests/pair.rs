@@ -80,16 +80,19 @@ fn powering_off_ends_both_and_signals_hand_over() {
     assert!(!d.said().contains("live, in epoch"), "{}", d.said());
 }
 
+/// A side whose guest boots from `image`, and has the card that it wants then.
+fn with_card(place: &Place, name: &str, role: &str, peer: Option<&str>, image: &Path) -> Side {
+    let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
+    Side::start(place, name, role, peer, &[text(image), "--net", &net])
+}
+
 #[test]
 fn own_copies_of_a_disk_follow_and_an_old_copy_does_not_start() {
     let place = Place::new();
     let one = place.file("one.img", IMAGE);
     let two = place.file("two.img", &vec![0xA5; IMAGE.len()]);
-    // The guest wants a card.
-    let with_card = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
-        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
-        Side::start(&place, name, role, peer, &[text(image), "--net", &net])
-    };
+    let with_card =
+        |name: &str, role: &str, peer, image: &Path| with_card(&place, name, role, peer, image);
     let mut a = with_card("a", "primary", None, &one);
     let mut console = ready(&a);
     let mut b = with_card("b", "backup", Some("a"), &two);
@@ -134,16 +137,15 @@ fn cut_connections(from: &Path, to: &Path, limits: &[u64]) {
     let limits: Vec<u64> = limits.iter().copied().chain([u64::MAX]).collect();
     std::thread::spawn(move || {
         for limit in limits {
-            let (mut near, _) = listener.accept().expect("a connection");
-            let mut far = UnixStream::connect(&to).expect("the other side listens");
-            let (mut out, mut back) = (near.try_clone(), far.try_clone());
+            let (near, _) = listener.accept().expect("a connection");
+            let far = UnixStream::connect(&to).expect("the other side listens");
+            let mut there = [&near, &far].map(|end| end.try_clone().expect("a descriptor"));
             std::thread::spawn(move || {
-                if let (Ok(out), Ok(back)) = (&mut out, &mut back) {
-                    let _ = std::io::copy(out, back);
-                    let _ = back.shutdown(Shutdown::Both);
-                }
+                let [from, to] = &mut there;
+                let _ = std::io::copy(from, to);
+                let _ = to.shutdown(Shutdown::Both);
             });
-            let _ = std::io::copy(&mut (&mut far).take(limit), &mut near);
+            let _ = std::io::copy(&mut (&far).take(limit), &mut &near);
             for end in [near, far] {
                 let _ = end.shutdown(Shutdown::Both);
             }
@@ -163,10 +165,8 @@ fn joinings_that_fail_on_the_way_spoil_no_later_one() {
     }));
     let one = place.file("one.img", &content);
     let two = place.file("two.img", &vec![0xA5; content.len()]);
-    let side = |name: &str, role: &str, peer: Option<&str>, image: &Path| {
-        let net = format!("unix-listen:{}", text(&place.path(&format!("{name}.net"))));
-        Side::start(&place, name, role, peer, &[text(image), "--net", &net])
-    };
+    let side =
+        |name: &str, role: &str, peer, image: &Path| with_card(&place, name, role, peer, image);
     let mut a = side("a", "primary", None, &one);
     let mut console = ready(&a);
     let cuts = [100_000, 1 << 20, 12 << 20, 20 << 20];

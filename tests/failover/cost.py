@@ -17,8 +17,10 @@ and read `best_ratio`: the shortest time alone over the shortest as a pair, and 
 the time that the primary stood still because its backup was behind. With `--pin` the machines alone
 and the primary share one processor, by turns, and the backup has the other, as has the second of
 two machines at once. `idle`, `latency` and `join` measure the log of an idle guest, what protection
-adds to a ping and to a redis PING, and joining under load. `receive` has 100 MB at scale 1. Needs
-what run.py --world tap needs.
+adds to a ping and to a redis PING, and joining under load. `receive` has 100 MB at scale 1. The
+clients run when they have something to do (SCHED_FIFO, with the right to it), as on a computer of
+their own, and nobody watches the frames. A pair keeps a speed of its own for as long as it runs:
+start this several times. Needs what run.py --world tap needs.
 """
 
 import argparse

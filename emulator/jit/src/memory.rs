@@ -65,7 +65,7 @@ impl CodeMemory {
 
     /// Where the first byte is executed.
     pub fn address(&self) -> usize {
-        self.executable as usize
+        self.executable.expose_provenance()
     }
 
     /// Bytes.
@@ -98,46 +98,41 @@ impl CodeMemory {
         self.ready = self.len.min(begin + CHUNK);
         let asked = self.helper.as_ref().map(|helper| helper.chunks.send(begin));
         if !matches!(asked, Some(Ok(()))) {
-            populate(
-                self.writable.expose_provenance(),
-                self.executable.expose_provenance(),
-                begin,
-                self.ready,
-            );
+            self.populating()(begin);
         }
     }
 
     /// `None`: the host has no thread to spare.
     fn begin_helper(&self) -> Option<Helper> {
         let (chunks, asked): (Sender<usize>, Receiver<usize>) = channel();
-        let (writable, executable, len) =
-            (self.writable.expose_provenance(), self.executable.expose_provenance(), self.len);
-        let body = move || {
-            for begin in asked {
-                populate(writable, executable, begin, len.min(begin + CHUNK));
-            }
-        };
+        let populate = self.populating();
+        let body = move || asked.into_iter().for_each(populate);
         let thread = Builder::new().name("code memory".into()).stack_size(64 << 10);
         Some(Helper { chunks, thread: thread.spawn(body).ok()? })
+    }
+
+    /// What has the host make a chunk of both mappings ready. One that does not know this advice
+    /// has its page faults instead. Not to be called when this value is gone.
+    fn populating(&self) -> impl Fn(usize) + Send + use<> {
+        let mappings = [
+            (self.writable.expose_provenance(), libc::MADV_POPULATE_WRITE),
+            (self.executable.expose_provenance(), libc::MADV_POPULATE_READ),
+        ];
+        let len = self.len;
+        move |begin| {
+            for (mapping, advice) in mappings {
+                let at = ptr::with_exposed_provenance_mut(mapping + begin);
+                // SAFETY: the range lies in a mapping of a `CodeMemory`, which waits for its helper
+                // before it goes; nothing in it changes.
+                unsafe { libc::madvise(at, CHUNK.min(len - begin), advice) };
+            }
+        }
     }
 
     /// Overwrites the 32-bit displacement or immediate at `offset`.
     pub fn patch(&mut self, offset: usize, value: i32) {
         self.write(offset, &value.to_le_bytes());
     }
-}
-
-/// Has the host make the bytes from `begin` to `end` of both mappings ready. One that does not know
-/// this advice has its page faults instead.
-fn populate(writable: usize, executable: usize, begin: usize, end: usize) {
-    let advise = |mapping: usize, advice| {
-        let at = ptr::with_exposed_provenance_mut(mapping + begin);
-        // SAFETY: the range lies in a mapping of a `CodeMemory`, which lives as long as this call,
-        // and nothing in it changes.
-        unsafe { libc::madvise(at, end - begin, advice) };
-    };
-    advise(writable, libc::MADV_POPULATE_WRITE);
-    advise(executable, libc::MADV_POPULATE_READ);
 }
 
 impl Drop for CodeMemory {
@@ -173,4 +168,26 @@ fn map(fd: i32, len: usize, protection: i32) -> Option<*mut u8> {
 fn unmap(at: *mut u8, len: usize) {
     // SAFETY: `at` and `len` are those of a mapping made above, which is not used any more.
     unsafe { libc::munmap(at.cast::<c_void>(), len) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_where_it_is_executed_with_a_helper_and_without() {
+        let pages: [usize; 3] = [1, 2 * CHUNK / PAGE + 1, 8 * CHUNK / PAGE];
+        for len in pages.map(|count| count * PAGE) {
+            let mut memory = CodeMemory::new(len).expect("a computer that can run the JIT");
+            for page in 0..len / PAGE {
+                memory.write(page * PAGE, &(page as u64).to_le_bytes());
+            }
+            assert_eq!((memory.helper.is_some(), memory.ready), (len > CHUNK, len));
+            for page in 0..len / PAGE {
+                let at = ptr::with_exposed_provenance::<u64>(memory.address() + page * PAGE);
+                // SAFETY: the page lies in the mapping, which can be read.
+                assert_eq!(unsafe { at.read() }, page as u64);
+            }
+        }
+    }
 }

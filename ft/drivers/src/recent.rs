@@ -398,3 +398,28 @@ fn entry_kind(body: &Body) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_what_they_were_in_memory_that_is_used_again() {
+        let mut spare = Vec::new();
+        for round in 0..3u8 {
+            let mut frames = Frames::default();
+            let frame = |n: usize| vec![n as u8 ^ round; 60 + n * 37 % 9000];
+            let places: Vec<Place> = (0..400).map(|n| frames.keep(&frame(n), &mut spare)).collect();
+            for (n, place) in places.into_iter().enumerate() {
+                assert_eq!(frames.get(place), frame(n), "frame {n} of round {round}");
+            }
+            let pieces = frames.0.len();
+            assert!((5..10).contains(&pieces) && spare.is_empty(), "{pieces} pieces");
+            spare = frames.0;
+            spare.iter_mut().for_each(Vec::clear);
+        }
+        // Larger than a piece.
+        let place = Frames::default().keep(&vec![1; PIECE + 1], &mut spare);
+        assert_eq!(place.len, PIECE + 1);
+    }
+}

@@ -17,7 +17,7 @@ const PATIENCE: u64 = 300_000;
 pub(super) struct Untold {
     pub(super) count: u64,
     since: u64,
-    /// A client may be waiting for the first, and for nothing else.
+    /// One of them is a frame or a disk's: somebody may be waiting for it.
     urgent: bool,
     /// Others were on their way when the first came.
     crowded: bool,
