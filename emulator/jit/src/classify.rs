@@ -3,16 +3,19 @@
 //! Contract: [`classify`] says which instructions the families in [`crate::lower`] lower, and what
 //! each does to flags and registers, so that flags need not be kept where nobody can see them.
 
+use crate::groups::Reach;
 use crate::lower::{sse, string, x87};
 use core::ops::{Deref, DerefMut};
 use emulator::cpu::{RAX, RBP, RCX, RDX, RSP};
 use emulator::decode::ends_block;
+use emulator::exec::{condition_number, size_of};
 use iced_x86::{Code, CodeSize, Instruction, MemorySize, Mnemonic as M, OpKind, Register};
 
 /// What an instruction does to the status flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
+    #[default]
     None,
     /// Reads some.
     Reads,
@@ -25,7 +28,7 @@ pub enum Effect {
 }
 
 /// The file of [`crate::lower`] that has an instruction, where its mnemonic alone tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
     /// Moves, SETcc and CMOVcc.
     Mov,
@@ -44,6 +47,7 @@ pub enum Family {
     /// Strings.
     String,
     /// None of these, or more than one.
+    #[default]
     Other,
 }
 
@@ -75,12 +79,12 @@ impl Family {
 }
 
 /// An instruction of a block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Item {
     /// As decoded, with its linear address as instruction pointer.
     pub i: Instruction,
     /// What most instructions of its code have in common with it.
-    shape: Shape,
+    pub shape: Shape,
     /// Guest registers written, a bit each.
     pub writes: u32,
     /// It lies on two pages.
@@ -104,10 +108,17 @@ impl DerefMut for Item {
 
 impl Item {
     /// It lies on two pages: the code emitted for it first sees whether the second is still there.
-    pub fn crossing(mut self) -> Self {
+    pub fn crossing(&mut self) {
         self.crosses = true;
         (self.memory, self.preserves) = (true, false);
-        self
+    }
+
+    /// The rest of an item whose instruction is there, and has this shape.
+    #[inline]
+    pub fn fill(&mut self, shape: Shape) {
+        self.writes = shape.written.of(&self.i);
+        self.shape = shape;
+        self.crosses = false;
     }
 
     /// No code is emitted for it after all.
@@ -119,21 +130,16 @@ impl Item {
     /// host's flags alone unless the instruction sets them.
     pub fn safe(&mut self) {
         self.memory = false;
-        let stack = matches!(self.i.mnemonic(), M::Push | M::Pop);
-        self.preserves = match sse::form(&self.i) {
-            Some(form) => !form.sets_flags(),
-            None => stack || preserves(&self.i),
-        };
+        self.preserves = self.preserves_safe;
     }
 }
 
-/// Whether the code emitted for the instruction leaves the flags undone: nobody may see them.
-#[inline]
-pub fn is_blind(item: &Item) -> bool {
-    item.family == Family::Shift
-        && match item.i.mnemonic() {
+/// See [`Shape::blind`].
+fn is_blind(i: &Instruction, family: Family) -> bool {
+    family == Family::Shift
+        && match i.mnemonic() {
             M::Shld | M::Shrd => true,
-            M::Rol | M::Ror => item.i.op1_kind() == OpKind::Register,
+            M::Rol | M::Ror => i.op1_kind() == OpKind::Register,
             _ => false,
         }
 }
@@ -258,7 +264,7 @@ impl Writes {
 }
 
 /// What of an [`Item`] is the same for most instructions of a [`Code`]: see [`crate::shapes`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
     /// See [`Family`].
     pub family: Family,
@@ -277,42 +283,76 @@ pub struct Shape {
     /// Nothing is executed after it in its block.
     pub last: bool,
     written: Writes,
-}
-
-impl Shape {
-    /// Of an instruction.
-    #[inline]
-    pub fn item(self, i: Instruction) -> Item {
-        Item { i, shape: self, writes: self.written.of(&i), crosses: false }
-    }
+    /// Its mnemonic: `iced` looks it up each time.
+    pub mnemonic: M,
+    /// Bytes of operand 0, a register or memory; else 0.
+    pub size: u8,
+    /// The same of operand 1.
+    pub source_size: u8,
+    /// The condition of a Jcc, SETcc or CMOVcc, as in its opcode.
+    pub condition: Option<u8>,
+    /// It is a Jcc.
+    pub jcc: bool,
+    /// Operand 0 is AH, BH, CH or DH.
+    pub high: bool,
+    /// The code emitted for it leaves the flags undone: nobody may see them.
+    pub blind: bool,
+    /// See [`is_quiet`].
+    pub quiet: bool,
+    /// It neither reads nor changes status flags, in the interpreter either.
+    pub flagless: bool,
+    /// It can fault by its one access only.
+    pub may_be_safe: bool,
+    /// [`Shape::preserves`] once that access is known to go well: see [`Item::safe`].
+    preserves_safe: bool,
+    /// How it reaches its memory operand.
+    pub reach: Reach,
 }
 
 /// What is to be known of `i`.
 pub fn classify(i: Instruction, invalid: bool) -> Item {
-    shape(&i, invalid).item(i)
+    let mut item = Item { i, ..Item::default() };
+    item.fill(shape(&i, invalid));
+    item
 }
 
 /// The same without what only this one has.
 pub fn shape(i: &Instruction, invalid: bool) -> Shape {
     let shape = any_shape(i, invalid);
-    Shape { written: shape.written.among(i), ..shape }
+    let (family, mnemonic) = (shape.family, i.mnemonic());
+    let form = if family == Family::Other { sse::form(i) } else { None };
+    Shape {
+        written: shape.written.among(i),
+        mnemonic,
+        size: size(i),
+        source_size: size_of(i, 1) as u8,
+        condition: condition_number(i),
+        jcc: i.is_jcc_short_or_near(),
+        blind: is_blind(i, family),
+        quiet: is_quiet(i),
+        flagless: is_flagless(mnemonic),
+        may_be_safe: may_be_safe(mnemonic),
+        preserves_safe: match form {
+            Some(form) => !form.sets_flags(),
+            None => matches!(mnemonic, M::Push | M::Pop) || preserves(i),
+        },
+        reach: Reach::of(i, shape.vector),
+        ..shape
+    }
 }
 
 fn any_shape(i: &Instruction, invalid: bool) -> Shape {
     let family = Family::of(i.mnemonic());
     let mut shape = Shape {
         family,
-        lowered: false,
         memory: true,
         effect: Effect::Changes,
-        preserves: false,
-        written: Writes::always(0),
-        vector: false,
-        x87: false,
         last: invalid || may_end(family) && (ends_block(i) && !goes_on(i) || is_jump(i)),
+        ..Shape::default()
     };
     if family == Family::Alu && high_byte(i) && !invalid && !i.has_lock_prefix() {
         shape.lowered = true;
+        shape.high = true;
         shape.memory = false;
         shape.effect = Effect::Sets;
         if !matches!(i.mnemonic(), M::Test | M::Cmp) {
@@ -376,6 +416,35 @@ fn any_shape(i: &Instruction, invalid: bool) -> Shape {
 fn may_end(family: Family) -> bool {
     use Family::{Branch, Mov, Other, Stack, String};
     matches!(family, Mov | Branch | Stack | String | Other)
+}
+
+/// Instructions that cannot fault but by their one access.
+fn may_be_safe(m: M) -> bool {
+    use M::*;
+    !matches!(m, Div | Idiv | Ldmxcsr | Pushfq | Pushfd | Ret | Call | Jmp | Leave)
+}
+
+/// Whether an instruction neither reads nor changes status flags, in the interpreter either; not
+/// all that do not are named.
+fn is_flagless(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Rdtsc
+            | Rdtscp
+            | Swapgs
+            | Mov
+            | Stosb
+            | Stosw
+            | Stosd
+            | Stosq
+            | Movsb
+            | Movsw
+            | Movsq
+            | Movzx
+            | Stac
+            | Clac
+    )
 }
 
 fn is_jump(i: &Instruction) -> bool {
@@ -469,7 +538,7 @@ fn is_data_segment(r: Register) -> bool {
 
 /// Whether the event that the interpreter makes of an instruction is only about privilege,
 /// segments, translations, interrupts being allowed, or a device if one was met.
-pub fn is_quiet(i: &Instruction) -> bool {
+fn is_quiet(i: &Instruction) -> bool {
     use M::*;
     matches!(
         i.mnemonic(),
@@ -510,23 +579,23 @@ pub fn does_nothing(i: &Instruction) -> bool {
 }
 
 /// SETcc.
-pub fn is_setcc(i: &Instruction) -> bool {
+fn is_setcc(i: &Instruction) -> bool {
     i.op_count() == 1
-        && emulator::exec::condition_number(i).is_some()
+        && condition_number(i).is_some()
         && matches!(i.op0_kind(), OpKind::Register | OpKind::Memory)
 }
 
 /// CMOVcc.
-pub fn is_cmov(i: &Instruction) -> bool {
+fn is_cmov(i: &Instruction) -> bool {
     i.op_count() == 2
-        && emulator::exec::condition_number(i).is_some()
+        && condition_number(i).is_some()
         && i.op0_kind() == OpKind::Register
         && i.op0_register().is_gpr()
 }
 
 /// Bytes of operand 0.
-pub fn size(i: &Instruction) -> u8 {
-    emulator::exec::operand_size(i) as u8
+fn size(i: &Instruction) -> u8 {
+    size_of(i, 0) as u8
 }
 
 /// The effect on flags and the registers written, of what is lowered.
@@ -620,7 +689,7 @@ fn bits(i: &Instruction) -> bool {
 }
 
 /// TEST, CMP, AND, OR or XOR of AH, BH, CH or DH with an immediate.
-pub fn high_byte(i: &Instruction) -> bool {
+fn high_byte(i: &Instruction) -> bool {
     matches!(i.mnemonic(), M::Test | M::Cmp | M::And | M::Or | M::Xor)
         && i.op0_kind() == OpKind::Register
         && i.op0_register().is_gpr8()

@@ -77,8 +77,10 @@ impl Key {
 
 /// What is done to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// It is read.
     Read,
+    /// It is written.
     Write,
     /// One of them.
     Some,
@@ -306,7 +308,7 @@ impl Groups {
                     self.accesses[usize::from(brief.first)];
                 let write = kind != Kind::Read;
                 let wanted = Wanted { key, disp, size, write, aligned };
-                if group.offset(&wanted).is_some() && may_be_marked(&item.i) {
+                if group.offset(&wanted).is_some() && item.may_be_safe {
                     item.safe();
                     brief.count = 0;
                 }
@@ -322,23 +324,7 @@ impl Groups {
 /// a segment's base or which pages may be accessed.
 fn ends_groups(item: &Item) -> bool {
     let may = item.family == Family::Other;
-    !item.lowered || may && matches!(item.i.mnemonic(), M::Swapgs | M::Stac | M::Clac)
-}
-
-/// Instructions that cannot fault but by their one access.
-fn may_be_marked(i: &Instruction) -> bool {
-    !matches!(
-        i.mnemonic(),
-        M::Div
-            | M::Idiv
-            | M::Ldmxcsr
-            | M::Pushfq
-            | M::Pushfd
-            | M::Ret
-            | M::Call
-            | M::Jmp
-            | M::Leave
-    )
+    !item.lowered || may && matches!(item.mnemonic, M::Swapgs | M::Stac | M::Clac)
 }
 
 /// By how much an instruction moves a register, if that is all that it does to registers.
@@ -348,7 +334,7 @@ fn step(item: &Item) -> Option<(u8, i64)> {
     let wide = |n| i.op_register(n).size() == usize::from(word(i)) && i.op_register(n).is_gpr();
     let register = |n| i.op_kind(n) == OpKind::Register && wide(n);
     let value = || signed(i, i.immediate(1));
-    Some(match i.mnemonic() {
+    Some(match item.mnemonic {
         M::Push | M::Pushfq | M::Pushfd => (sp, -i64::from(word(i))),
         M::Pop if item.writes.count_ones() == 2 => {
             // The other register is not moved but overwritten: who depends on it, too, is told by
@@ -387,11 +373,21 @@ fn immediate(i: &Instruction) -> bool {
 /// Adds the accesses of an instruction, as far as they are made by [`Wanted`].
 fn accesses(item: &Item, to: &mut Vec<Access>) {
     let i = &item.i;
-    if memory_operand(i) && !touches_nothing(i) {
-        let Some(operand) = operand(item) else { return };
-        to.push(operand);
+    match item.reach {
+        Reach::None => {}
+        Reach::Alone => return,
+        Reach::Shared { size, kind, aligned } => {
+            let segmented = matches!(i.memory_segment(), Register::FS | Register::GS);
+            if segmented && is_narrow(i) {
+                return;
+            }
+            to.push(Access { key: Key::of(i), disp: displacement(i), size, kind, aligned });
+        }
     }
-    let (base, disp, kind) = match i.mnemonic() {
+    if !matches!(item.family, Family::Stack | Family::Branch | Family::Other) {
+        return;
+    }
+    let (base, disp, kind) = match item.mnemonic {
         M::Push | M::Pushfq | M::Pushfd | M::Call => (RSP, -i64::from(word(i)), Kind::Write),
         M::Pop | M::Ret => (RSP, 0, Kind::Read),
         M::Leave => (RBP, 0, Kind::Read),
@@ -400,32 +396,56 @@ fn accesses(item: &Item, to: &mut Vec<Access>) {
     to.push(Access { key: Key::register(base), disp, size: word(i), kind, aligned: false });
 }
 
-fn operand(item: &Item) -> Option<Access> {
-    let i = &item.i;
-    let bit_string = matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
-        && i.op_kind(1) == OpKind::Register;
-    let segment = is_narrow(i) && matches!(i.memory_segment(), Register::FS | Register::GS);
-    let pair = matches!(i.mnemonic(), M::Cmpxchg8b | M::Cmpxchg16b);
-    if bit_string || segment || pair {
-        return None;
-    }
-    let size = u8::try_from(i.memory_size().size()).ok().filter(|&s| s > 0)?;
-    let kind = kind(item);
-    let aligned = item.vector && size == 16 && !unaligned(i);
-    Some(Access { key: Key::of(i), disp: displacement(i), size, kind, aligned })
+/// How an instruction reaches its memory operand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// There is none, or it is not accessed.
+    #[default]
+    None,
+    /// Not by [`Wanted`]: by itself.
+    Alone,
+    /// As one of a group may.
+    Shared {
+        /// Bytes.
+        size: u8,
+        /// What is done to them.
+        kind: Kind,
+        /// They must be aligned to 16.
+        aligned: bool,
+    },
 }
 
-fn kind(item: &Item) -> Kind {
-    let i = &item.i;
-    let written = i.op_kind(0) == OpKind::Memory;
-    match i.mnemonic() {
-        M::Cmp | M::Test | M::Push | M::Jmp | M::Call | M::Mul | M::Imul | M::Div | M::Idiv => {
-            Kind::Read
+impl Reach {
+    /// That of an instruction, which uses XMM registers or not.
+    pub fn of(i: &Instruction, vector: bool) -> Self {
+        if !memory_operand(i) || touches_nothing(i) {
+            return Self::None;
         }
-        M::Cmpxchg | M::Bt | M::Ldmxcsr | M::Stmxcsr => Kind::Some,
-        M::Xchg | M::Xadd => Kind::Write,
-        _ if written => Kind::Write,
-        _ => Kind::Read,
+        let bit_string = matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+            && i.op_kind(1) == OpKind::Register;
+        let pair = matches!(i.mnemonic(), M::Cmpxchg8b | M::Cmpxchg16b);
+        match u8::try_from(i.memory_size().size()) {
+            Ok(size) if size > 0 && !bit_string && !pair => {
+                let aligned = vector && size == 16 && !unaligned(i);
+                Self::Shared { size, kind: Kind::of(i), aligned }
+            }
+            _ => Self::Alone,
+        }
+    }
+}
+
+impl Kind {
+    fn of(i: &Instruction) -> Self {
+        let written = i.op_kind(0) == OpKind::Memory;
+        match i.mnemonic() {
+            M::Cmp | M::Test | M::Push | M::Jmp | M::Call | M::Mul | M::Imul | M::Div | M::Idiv => {
+                Self::Read
+            }
+            M::Cmpxchg | M::Bt | M::Ldmxcsr | M::Stmxcsr => Self::Some,
+            M::Xchg | M::Xadd => Self::Write,
+            _ if written => Self::Write,
+            _ => Self::Read,
+        }
     }
 }
 

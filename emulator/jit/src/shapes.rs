@@ -1,10 +1,10 @@
 //! [`classify`] remembered: most instructions are what the last one of their code was.
 //!
-//! Contract: [`Shapes::classify`] gives what [`classify`] gives.
+//! Contract: [`Shapes::fill`] gives what [`classify`] gives.
+//!
+//! [`classify`]: crate::classify::classify
 
-use crate::classify::{
-    Family, Item, Shape, classify, is_narrow, memory_operand, shape, wide_address,
-};
+use crate::classify::{Family, Item, Shape, is_narrow, memory_operand, shape, wide_address};
 use iced_x86::{Instruction, OpKind, Register};
 
 /// The shapes of the codes that were met.
@@ -16,18 +16,28 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// As [`classify`] of a valid instruction.
-    pub fn classify(&mut self, i: Instruction) -> Item {
-        let memory = memory_operand(&i);
-        if !is_usual(&i, memory) {
-            return classify(i, false);
+    /// Makes of a valid instruction the item that [`classify`](crate::classify::classify) makes
+    /// of it.
+    #[inline]
+    pub fn fill(&mut self, item: &mut Item) {
+        let memory = memory_operand(&item.i);
+        if !is_usual(&item.i, memory) {
+            item.fill(shape(&item.i, false));
+            return;
         }
-        let key = (i.code() as usize) << 2 | usize::from(memory) << 1 | usize::from(is_narrow(&i));
+        let narrow = is_narrow(&item.i);
+        let key = (item.i.code() as usize) << 2 | usize::from(memory) << 1 | usize::from(narrow);
         let number = self.numbers.get(key).copied().unwrap_or(0);
-        if let Some(shape) = self.shapes.get(usize::from(number).wrapping_sub(1)) {
-            return shape.item(i);
+        match self.shapes.get(usize::from(number).wrapping_sub(1)) {
+            Some(&shape) => item.fill(shape),
+            None => self.meet(item, key),
         }
-        let shape = shape(&i, false);
+    }
+
+    /// The same for the first of its code.
+    #[cold]
+    fn meet(&mut self, item: &mut Item, key: usize) {
+        let shape = shape(&item.i, false);
         if is_general(&shape) {
             if key >= self.numbers.len() {
                 self.numbers.resize(key + 1, 0);
@@ -36,7 +46,7 @@ impl Shapes {
             // There are fewer than 2^14 codes, with four keys each.
             self.numbers[key] = self.shapes.len() as u16;
         }
-        shape.item(i)
+        item.fill(shape);
     }
 }
 
@@ -65,6 +75,7 @@ fn is_general(shape: &Shape) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classify::classify;
     use iced_x86::{Code, Decoder, DecoderOptions};
     use std::collections::HashSet;
 
@@ -93,7 +104,8 @@ mod tests {
                 continue;
             }
             codes.insert(i.code());
-            let (found, remembered) = (classify(i, false), shapes.classify(i));
+            let (found, mut remembered) = (classify(i, false), Item { i, ..Item::default() });
+            shapes.fill(&mut remembered);
             assert_eq!(format!("{found:?}"), format!("{remembered:?}"), "{bytes:x?}");
         }
         assert!(

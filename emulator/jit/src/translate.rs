@@ -16,7 +16,7 @@ use crate::access::{Miss, Probes};
 use crate::asm::alu::{ADD, CMP};
 use crate::asm::reg::*;
 use crate::asm::{Asm, Jump, Label, Rm};
-use crate::classify::{Effect, Item, classify, is_blind, is_quiet};
+use crate::classify::{Effect, Item, Shape, classify};
 use crate::flags::{Kind, Recipe};
 use crate::groups::Groups;
 use crate::layout::{self, BUDGET, disp, in_memory, word};
@@ -24,7 +24,7 @@ use crate::lower;
 use crate::shapes::Shapes;
 use crate::thunks::Thunks;
 use emulator::decode::MAX_LENGTH;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use ways::Cold;
 pub use ways::find;
 
@@ -116,6 +116,7 @@ pub struct Tail {
 /// What a translation needs while it is made.
 #[derive(Default)]
 struct Work {
+    /// [`MOST`] of them: the first are the block's.
     items: Vec<Item>,
     cold: Vec<Cold>,
     misses: Vec<Miss>,
@@ -174,6 +175,8 @@ pub struct Translator<'a> {
     survey: Survey,
     /// Number of the instruction at hand.
     pub(crate) at: usize,
+    /// Its shape.
+    pub(crate) now: Shape,
     flags: FlagState,
     /// The state before the instruction at hand, for its slow path.
     before: FlagState,
@@ -201,7 +204,7 @@ struct Survey {
     x87: usize,
     /// Behind the last one that uses its XMM registers.
     vectors: usize,
-    /// There is one that [`is_blind`].
+    /// There is one whose code leaves flags undone.
     blind: bool,
 }
 
@@ -215,7 +218,7 @@ impl Survey {
             if item.vector {
                 survey.vectors = n + 1;
             }
-            survey.blind |= is_blind(item);
+            survey.blind |= item.blind;
         }
         survey
     }
@@ -232,19 +235,18 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     code.base = request.base;
     edges.clear();
     sites.clear();
-    items.clear();
     cold.clear();
     misses.clear();
     group_misses.clear();
     cold_misses.clear();
     let mut joined = [0; 2 * MAX_LENGTH];
-    let len = decode(&request, items, &mut joined, shapes);
-    let count = items.len();
+    let (count, len) = decode(&request, items, &mut joined, shapes);
+    let items = &mut items[..count];
     let survey = Survey::of(items);
     if survey.blind {
         look_for_flags(items);
     }
-    groups.prepare(if request.plain { &[] } else { items });
+    groups.prepare(if request.plain { &[] } else { &*items });
     let mut t = Translator {
         a: code,
         request,
@@ -252,6 +254,7 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
         items,
         survey,
         at: 0,
+        now: Shape::default(),
         flags: FlagState { word: true, host: None, recipe: None },
         before: FlagState::default(),
         fresh: false,
@@ -279,52 +282,53 @@ pub fn translate(request: Request<'_>, to: &mut Translation) {
     (to.tail, to.count, to.len) = (t.tail, count, len);
 }
 
-/// The block's instructions; gives back how many bytes they are on the block's page.
+/// The block's instructions; gives back how many they are, and how many bytes on the block's page.
 fn decode(
     request: &Request<'_>,
     items: &mut Vec<Item>,
     joined: &mut Joined,
     shapes: &mut Shapes,
-) -> usize {
+) -> (usize, usize) {
     let bits = if request.narrow { 32 } else { 64 };
     let mut decoder = Decoder::with_ip(bits, request.bytes, request.rip, DecoderOptions::NONE);
+    items.resize(MOST, Item::default());
     let mut len = 0;
-    while items.len() < MOST {
-        let i = decoder.decode();
+    for (n, item) in items.iter_mut().enumerate() {
+        decoder.decode_out(&mut item.i);
         match decoder.last_error() {
-            DecoderError::NoMoreBytes if let Some(item) = across(request, bits, len, joined) => {
-                items.push(item);
-                len = request.bytes.len();
-                break;
-            }
-            DecoderError::NoMoreBytes if items.is_empty() => {
-                // It crosses the page: the interpreter fetches it each time.
-                len = request.bytes.len();
-                let mut crossing = Instruction::new();
-                // Its address is kept as that of the next one.
-                crossing.set_len(len);
-                crossing.set_ip(request.rip);
-                items.push(classify(crossing, true));
-                break;
-            }
-            DecoderError::NoMoreBytes => break,
             DecoderError::None => {}
+            DecoderError::NoMoreBytes => {
+                return match across(request, bits, len, joined) {
+                    Some(crossing) => {
+                        *item = crossing;
+                        (n + 1, request.bytes.len())
+                    }
+                    None if n == 0 => {
+                        // It crosses the page: the interpreter fetches it each time.
+                        let mut crossing = Instruction::new();
+                        // Its address is kept as that of the next one.
+                        crossing.set_len(request.bytes.len());
+                        crossing.set_ip(request.rip);
+                        *item = classify(crossing, true);
+                        (1, request.bytes.len())
+                    }
+                    None => (n, len),
+                };
+            }
             _ => {
                 // How far it reaches is the interpreter's affair, which raises the fault.
-                let mut item = classify(i, true);
+                *item = classify(item.i, true);
                 item.i.set_len(decoder.position() - len);
-                len = decoder.position();
-                items.push(item);
-                break;
+                return (n + 1, decoder.position());
             }
         }
         len = decoder.position();
-        items.push(shapes.classify(i));
-        if items.last().is_some_and(|item| item.last) || (request.is_begun)(len) {
-            break;
+        shapes.fill(item);
+        if item.last || (request.is_begun)(len) {
+            return (n + 1, len);
         }
     }
-    len
+    (MOST, len)
 }
 
 /// The instruction at offset `at` of the block, which reaches into the next page; `None` if it is
@@ -338,7 +342,11 @@ fn across(request: &Request<'_>, bits: u32, at: usize, joined: &mut Joined) -> O
     let rip = request.rip.wrapping_add(at as u64);
     let mut decoder = Decoder::with_ip(bits, &joined[..len], rip, DecoderOptions::NONE);
     let i = decoder.decode();
-    (!i.is_invalid() && !there.is_empty()).then(|| classify(i, false).crossing())
+    (!i.is_invalid() && !there.is_empty()).then(|| {
+        let mut item = classify(i, false);
+        item.crossing();
+        item
+    })
 }
 
 impl Translator<'_> {
@@ -434,6 +442,7 @@ impl Translator<'_> {
 
     fn instruction(&mut self) {
         let item = *self.item();
+        self.now = item.shape;
         self.before = FlagState { host: None, ..self.flags };
         self.fresh = false;
         if item.lowered && item.crosses {
@@ -496,13 +505,13 @@ impl Translator<'_> {
     }
 
     fn site(&mut self, last: bool) -> u32 {
-        let i = &self.items[self.at].i;
-        let len = if last { 0 } else { i.len() as u8 };
+        let item = &self.items[self.at];
+        let len = if last { 0 } else { item.i.len() as u8 };
         let left = (self.items.len() - self.at) as u8;
-        let flagless = flagless(&self.items[self.at]);
-        let quiet = is_quiet(i);
+        let flagless = item.flagless || item.lowered && item.effect == Effect::None;
+        let (rip, quiet) = (item.i.ip(), item.quiet);
         let (op, block) = (UNKNOWN, self.request.numbers.2);
-        self.sites.push(Site { rip: i.ip(), op, block, left, len, quiet, flagless });
+        self.sites.push(Site { rip, op, block, left, len, quiet, flagless });
         self.request.numbers.1 + self.sites.len() as u32 - 1
     }
 
@@ -626,7 +635,7 @@ fn seen(items: &[Item]) -> bool {
     items
         .iter()
         .find_map(|item| {
-            if !item.lowered || item.memory || item.i.is_jcc_short_or_near() {
+            if !item.lowered || item.memory || item.jcc {
                 return Some(true);
             }
             match item.effect {
@@ -642,33 +651,10 @@ fn seen(items: &[Item]) -> bool {
 /// Leaves to the interpreter what is lowered only where nobody sees its flags.
 fn look_for_flags(items: &mut [Item]) {
     for at in (0..items.len()).rev() {
-        if items[at].lowered && is_blind(&items[at]) && seen(&items[at + 1..]) {
+        if items[at].lowered && items[at].blind && seen(&items[at + 1..]) {
             items[at].interpreted();
         }
     }
-}
-
-/// Whether the instruction neither reads nor changes status flags, in the interpreter either.
-fn flagless(item: &Item) -> bool {
-    use Mnemonic as M;
-    let named = matches!(
-        item.i.mnemonic(),
-        M::Rdtsc
-            | M::Rdtscp
-            | M::Swapgs
-            | M::Mov
-            | M::Stosb
-            | M::Stosw
-            | M::Stosd
-            | M::Stosq
-            | M::Movsb
-            | M::Movsw
-            | M::Movsq
-            | M::Movzx
-            | M::Stac
-            | M::Clac
-    );
-    named || item.lowered && item.effect == Effect::None
 }
 
 /// Makes the word right.

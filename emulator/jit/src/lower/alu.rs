@@ -4,7 +4,7 @@ use super::{is_memory, register, source};
 use crate::asm::Rm;
 use crate::asm::alu::*;
 use crate::asm::reg::*;
-use crate::classify::{high_byte, size, whole_of};
+use crate::classify::whole_of;
 use crate::flags::{Kind, Recipe, Source};
 use crate::layout::place;
 use crate::translate::Translator;
@@ -15,11 +15,11 @@ use iced_x86::{Instruction, Mnemonic as M};
 const CARRY: u8 = 2;
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    if high_byte(i) {
+    if t.now.high {
         high(t, i);
         return true;
     }
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Add => binary(t, i, ADD),
         M::Or => binary(t, i, OR),
         M::Adc => binary(t, i, ADC),
@@ -45,7 +45,7 @@ fn high(t: &mut Translator, i: &Instruction) {
         unreachable!("the first four live in registers")
     };
     let v = i.immediate(1) as u8 as i8;
-    let op = match i.mnemonic() {
+    let op = match t.now.mnemonic {
         M::Test => None,
         M::Cmp => Some(CMP),
         M::And => Some(AND),
@@ -88,7 +88,7 @@ fn recipe(op: u8, s: u8, n: u8, from: Option<Source>) -> Option<Recipe> {
 }
 
 fn binary(t: &mut Translator, i: &Instruction, op: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let carry = op == ADC || op == SBB;
     if is_memory(i, 0) {
         let rm = t.access(i, s, op != CMP, false);
@@ -152,7 +152,7 @@ fn registers(t: &mut Translator, op: u8, s: u8, n: u8, from: Option<Source>) {
 }
 
 fn test(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     let from = source(i, 1);
     if is_memory(i, 0) {
         let rm = t.access(i, s, false, false);
@@ -179,7 +179,7 @@ fn test(t: &mut Translator, i: &Instruction) {
 
 /// INC (0) or DEC (1): CF stays.
 fn step(t: &mut Translator, i: &Instruction, op: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let live = t.flags_live();
     let rm = if is_memory(i, 0) { Some(t.access(i, s, true, false)) } else { None };
     if live {
@@ -197,7 +197,7 @@ fn step(t: &mut Translator, i: &Instruction, op: u8) {
 }
 
 fn neg(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     if is_memory(i, 0) {
         let rm = t.access(i, s, true, false);
         t.a.unary(3, s, rm);
@@ -210,7 +210,7 @@ fn neg(t: &mut Translator, i: &Instruction) {
 }
 
 fn xadd(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     let n = register(i, 1);
     let rm = t.access(i, s, true, true);
     t.a.load(8, RDX, place(n.into()));
@@ -220,7 +220,7 @@ fn xadd(t: &mut Translator, i: &Instruction) {
 }
 
 fn cmpxchg(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     let rm = t.access(i, s, true, true);
     let Rm::Reg(accumulator) = place(cpu::RAX) else { unreachable!("RAX lives in a register") };
     let new = t.host_of(register(i, 1), RDX);

@@ -4,14 +4,14 @@ use super::{is_memory, operand, register};
 use crate::asm::Rm;
 use crate::asm::alu::{AND, OR};
 use crate::asm::reg::*;
-use crate::classify::{shift_count, size};
+use crate::classify::shift_count;
 use crate::flags::Kind;
 use crate::layout::{in_memory, place, word};
 use crate::translate::Translator;
 use iced_x86::{Instruction, Mnemonic as M};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Bt => test(t, i, 4),
         M::Bts => test(t, i, 5),
         M::Btr => test(t, i, 6),
@@ -32,7 +32,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
 
 /// CF is the bit, the other flags stay.
 fn test(t: &mut Translator, i: &Instruction, op: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let live = t.flags_live();
     if live {
         t.save_flags();
@@ -99,12 +99,12 @@ fn in_string(t: &mut Translator, i: &Instruction, op: u8, s: u8) {
 }
 
 fn from(t: &mut Translator, i: &Instruction) -> Rm {
-    if is_memory(i, 1) { t.access(i, size(i), false, false) } else { operand(i, 1) }
+    if is_memory(i, 1) { t.access(i, t.now.size, false, false) } else { operand(i, 1) }
 }
 
 /// The instruction F3 0F `opcode` itself.
 fn count(t: &mut Translator, i: &Instruction, opcode: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let rm = from(t, i);
     t.spoil();
     t.assign(register(i, 0), s, |t, to| t.a.map_0f(0xF3, opcode, s, to, rm));
@@ -130,7 +130,7 @@ fn counted(t: &mut Translator, i: &Instruction, opcode: u8) {
 
 /// A zero source leaves the destination; flags as of TEST of the source.
 fn scan(t: &mut Translator, i: &Instruction, opcode: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let rm = from(t, i);
     let live = t.flags_live();
     t.spoil();

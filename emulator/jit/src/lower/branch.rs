@@ -7,12 +7,11 @@ use crate::asm::reg::*;
 use crate::classify::is_direct;
 use crate::translate::Translator;
 use emulator::cpu;
-use emulator::exec::condition_number;
 use iced_x86::{Instruction, Mnemonic as M};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
     let direct = is_direct(i);
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Jmp if direct => {
             t.save_flags();
             t.edge(i.near_branch_target());
@@ -42,8 +41,8 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
             t.give_back(i32::from(t.word()) + more);
         }
         _ => {
-            let Some(cc) = condition_number(i) else { return false };
-            if !i.is_jcc_short_or_near() {
+            let Some(cc) = t.now.condition else { return false };
+            if !t.now.jcc {
                 return false;
             }
             t.branch(cc, i.near_branch_target());

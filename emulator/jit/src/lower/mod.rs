@@ -25,7 +25,7 @@ use iced_x86::{Instruction, OpKind};
 
 /// Emits the instruction.
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    match t.item().family {
+    match t.now.family {
         Family::Mov => mov::lower(t, i),
         Family::Alu => alu::lower(t, i),
         Family::Branch => branch::lower(t, i),

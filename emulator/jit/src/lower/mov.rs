@@ -4,16 +4,16 @@
 use super::{is_memory, is_register, operand, register};
 use crate::asm::Rm;
 use crate::asm::reg::*;
-use crate::classify::{does_nothing, is_cmov, is_selector, is_setcc, size};
+use crate::classify::{does_nothing, is_selector};
 use crate::layout::{cpu_field, place};
 use crate::translate::Translator;
 use core::mem::offset_of;
 use emulator::cpu::{self, Cpu, Segment};
-use emulator::exec::{condition_number, size_of};
+
 use iced_x86::{Instruction, Mnemonic as M, Register};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Mov if is_selector(i) => selector(t, i),
         M::Mov => mov(t, i),
         M::Movzx => extend(t, i, false),
@@ -23,12 +23,12 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
         M::Not => not(t, i),
         M::Bswap => {
             let host = t.host_of(register(i, 0), RDX);
-            t.a.bswap(size(i), host);
+            t.a.bswap(t.now.size, host);
             t.write(register(i, 0), 8, host);
         }
         M::Cdqe | M::Cwde => {
             let Rm::Reg(host) = place(cpu::RAX) else { return false };
-            if i.mnemonic() == M::Cdqe {
+            if t.now.mnemonic == M::Cdqe {
                 t.a.extend(true, 8, 4, host, Rm::Reg(host));
             } else {
                 t.a.extend(true, 4, 2, host, Rm::Reg(host));
@@ -38,21 +38,21 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
             let (Rm::Reg(low), Rm::Reg(high)) = (place(cpu::RAX), place(cpu::RDX)) else {
                 return false;
             };
-            let s = if i.mnemonic() == M::Cqo { 8 } else { 4 };
+            let s = if t.now.mnemonic == M::Cqo { 8 } else { 4 };
             t.spoil();
             t.a.load(s, high, Rm::Reg(low));
             t.a.shift(7, s, Rm::Reg(high), 8 * s - 1);
         }
         _ if does_nothing(i) => {}
-        _ if is_setcc(i) => set(t, i),
-        _ if is_cmov(i) => cmov(t, i),
+        _ if t.now.condition.is_some() && t.now.size == 1 => set(t, i),
+        _ if t.now.condition.is_some() => cmov(t, i),
         _ => return false,
     }
     true
 }
 
 fn mov(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     if is_memory(i, 0) {
         let rm = t.access(i, s, true, false);
         if is_register(i, 1) {
@@ -90,7 +90,7 @@ fn selector(t: &mut Translator, i: &Instruction) {
         t.a.store(2, rm, RDX);
     } else {
         t.a.extend(false, 4, 2, RDX, cpu_field(from));
-        t.write(register(i, 0), size(i), RDX);
+        t.write(register(i, 0), t.now.size, RDX);
     }
 }
 
@@ -108,7 +108,7 @@ fn immediate(t: &mut Translator, n: u8, s: u8, v: u64) {
 }
 
 fn extend(t: &mut Translator, i: &Instruction, sign: bool) {
-    let (s, from) = (size(i), size_of(i, 1) as u8);
+    let (s, from) = (t.now.size, t.now.source_size);
     let rm = if is_memory(i, 1) { t.access(i, from, false, false) } else { operand(i, 1) };
     // Without a sign 32 bits are enough for 64.
     let s = if !sign && s == 8 { 4 } else { s };
@@ -122,7 +122,7 @@ fn extend(t: &mut Translator, i: &Instruction, sign: bool) {
 }
 
 fn lea(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     let rm = t.operand(i);
     let to = register(i, 0);
     match place(to.into()) {
@@ -147,7 +147,7 @@ fn lea(t: &mut Translator, i: &Instruction) {
 }
 
 fn xchg(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     if is_memory(i, 0) || is_memory(i, 1) {
         let n = register(i, u32::from(is_memory(i, 0)));
         let rm = t.access(i, s, true, true);
@@ -169,7 +169,7 @@ fn xchg(t: &mut Translator, i: &Instruction) {
 }
 
 fn not(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     if is_memory(i, 0) {
         let rm = t.access(i, s, true, false);
         t.a.unary(2, s, rm);
@@ -179,15 +179,15 @@ fn not(t: &mut Translator, i: &Instruction) {
 }
 
 fn set(t: &mut Translator, i: &Instruction) {
-    let Some(cc) = condition_number(i) else { return };
+    let Some(cc) = t.now.condition else { return };
     let rm = if is_memory(i, 0) { t.access(i, 1, true, true) } else { operand(i, 0) };
     t.want_flags(cc);
     t.a.setcc(cc, rm);
 }
 
 fn cmov(t: &mut Translator, i: &Instruction) {
-    let Some(cc) = condition_number(i) else { return };
-    let s = size(i);
+    let Some(cc) = t.now.condition else { return };
+    let s = t.now.size;
     let rm = if is_memory(i, 1) { t.access(i, s, false, true) } else { operand(i, 1) };
     t.want_flags(cc);
     let n = register(i, 0);

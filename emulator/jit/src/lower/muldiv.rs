@@ -4,14 +4,13 @@ use super::{is_memory, operand, register};
 use crate::asm::Rm;
 use crate::asm::alu::CMP;
 use crate::asm::reg::*;
-use crate::classify::size;
 use crate::layout::{in_memory, place, word};
 use crate::translate::Translator;
 use emulator::cpu;
 use iced_x86::{Instruction, Mnemonic as M};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Imul if i.op_count() > 1 => imul(t, i),
         M::Imul => wide(t, i, 5),
         M::Mul => wide(t, i, 4),
@@ -39,7 +38,7 @@ fn save(t: &mut Translator, s: u8, low: Rm) {
 }
 
 fn imul(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     let rm = if is_memory(i, 1) { t.access(i, s, false, false) } else { operand(i, 1) };
     let n = register(i, 0);
     t.spoil();
@@ -61,7 +60,7 @@ fn imul(t: &mut Translator, i: &Instruction) {
 
 /// The double-width product.
 fn wide(t: &mut Translator, i: &Instruction, op: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let rm = if is_memory(i, 0) { t.access(i, s, false, true) } else { operand(i, 0) };
     t.spoil();
     t.a.load(8, RAX, place(cpu::RAX));
@@ -73,7 +72,7 @@ fn wide(t: &mut Translator, i: &Instruction, op: u8) {
 
 /// The interpreter raises #DE.
 fn div(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     divisor(t, i, s);
     t.a.load(8, RDX, place(cpu::RDX));
     t.a.alu_to(CMP, s, Rm::Reg(RDX), RCX);
@@ -85,7 +84,7 @@ fn div(t: &mut Translator, i: &Instruction) {
 
 /// Only dividends that fit the divisor's size, and no division by 0 or -1.
 fn idiv(t: &mut Translator, i: &Instruction) {
-    let s = size(i);
+    let s = t.now.size;
     divisor(t, i, s);
     t.a.lea(s, RDX, Rm::Mem(RCX, 1));
     t.a.alu_imm(CMP, s, Rm::Reg(RDX), 1);

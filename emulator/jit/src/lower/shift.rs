@@ -4,7 +4,7 @@ use super::{is_memory, operand, register};
 use crate::asm::Rm;
 use crate::asm::alu::{AND, CMP, OR, XOR};
 use crate::asm::reg::*;
-use crate::classify::{shift_count, size};
+use crate::classify::shift_count;
 use crate::flags::{AF_CLEAR, Kind};
 use crate::layout::{in_memory, place, word};
 use crate::translate::Translator;
@@ -12,11 +12,11 @@ use emulator::cpu;
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    if matches!(i.mnemonic(), M::Shld | M::Shrd) {
+    if matches!(t.now.mnemonic, M::Shld | M::Shrd) {
         double(t, i);
         return true;
     }
-    let op = match i.mnemonic() {
+    let op = match t.now.mnemonic {
         M::Rol => 0,
         M::Ror => 1,
         M::Shl | M::Sal => 4,
@@ -34,7 +34,7 @@ pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
 }
 
 fn by(t: &mut Translator, i: &Instruction, op: u8, n: u8) {
-    let s = size(i);
+    let s = t.now.size;
     if is_memory(i, 0) {
         let rm = t.access(i, s, true, false);
         t.a.shift(op, s, rm, n);
@@ -50,7 +50,7 @@ fn by(t: &mut Translator, i: &Instruction, op: u8, n: u8) {
 }
 
 fn by_cl(t: &mut Translator, i: &Instruction, op: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let Rm::Reg(count) = place(cpu::RCX) else { unreachable!("RCX lives in a register") };
     if !t.flags_live() {
         match operand(i, 0) {
@@ -102,7 +102,7 @@ fn by_cl(t: &mut Translator, i: &Instruction, op: u8) {
 
 /// CF and OF change, the others stay.
 fn rotate(t: &mut Translator, i: &Instruction, op: u8, n: u8) {
-    let s = size(i);
+    let s = t.now.size;
     let r = register(i, 0);
     let live = t.flags_live();
     if live {
@@ -141,7 +141,7 @@ fn rotate(t: &mut Translator, i: &Instruction, op: u8, n: u8) {
 /// Nobody can see the flags: [`crate::classify::is_blind`].
 fn rotate_by_cl(t: &mut Translator, i: &Instruction, op: u8) {
     assert!(!t.flags_live(), "flags may be seen");
-    let s = size(i);
+    let s = t.now.size;
     t.spoil();
     t.a.load(4, RCX, place(cpu::RCX));
     t.change(register(i, 0), s, |t, rm| t.a.shift_cl(op, s, rm));
@@ -151,14 +151,14 @@ fn rotate_by_cl(t: &mut Translator, i: &Instruction, op: u8) {
 /// SHLD and SHRD of registers; nobody can see the flags: [`crate::classify::is_blind`].
 fn double(t: &mut Translator, i: &Instruction) {
     assert!(!t.flags_live(), "flags may be seen");
-    let s = size(i);
+    let s = t.now.size;
     t.spoil();
     let from = t.host_of(register(i, 1), RAX);
     let by_cl = i.op2_kind() == OpKind::Register;
     if by_cl {
         t.a.load(4, RCX, place(cpu::RCX));
     }
-    let opcode = if i.mnemonic() == M::Shld { 0xA4 } else { 0xAC };
+    let opcode = if t.now.mnemonic == M::Shld { 0xA4 } else { 0xAC };
     t.change(register(i, 0), s, |t, rm| {
         t.a.map_0f(0, opcode + u8::from(by_cl), s, from, rm);
         if !by_cl {

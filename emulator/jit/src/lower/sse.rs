@@ -16,7 +16,6 @@ use crate::layout::place;
 use crate::layout::word;
 use crate::translate::Translator;
 use emulator::cpu;
-use emulator::exec::size_of;
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use std::arch::is_x86_feature_detected;
 
@@ -358,7 +357,7 @@ fn control(t: &mut Translator, i: &Instruction) {
 }
 
 fn checksum(t: &mut Translator, i: &Instruction) {
-    let s = size_of(i, 1) as u8;
+    let s = t.now.source_size;
     let rm =
         if is_memory(i, 1) { t.access(i, s, false, false) } else { place(register(i, 1).into()) };
     match place(register(i, 0).into()) {

@@ -9,7 +9,7 @@ use emulator::cpu;
 use iced_x86::{Instruction, Mnemonic as M};
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Push => push(t, i),
         M::Pop => pop(t, i),
         M::Leave => leave(t),

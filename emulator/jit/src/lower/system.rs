@@ -25,7 +25,7 @@ const E: u8 = 4;
 const C: u8 = 2;
 
 pub fn lower(t: &mut Translator, i: &Instruction) -> bool {
-    match i.mnemonic() {
+    match t.now.mnemonic {
         M::Swapgs => swapgs(t),
         M::Cli => cli(t),
         M::Sti => return sti(t),
