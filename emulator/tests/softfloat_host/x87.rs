@@ -9,6 +9,8 @@ use emulator::softfloat::{self, EXCEPTIONS, Env, F80, PRE_COMPUTATION, ROUNDED_U
 use crate::operands::Random;
 
 const ROUNDS: usize = 150_000;
+/// The mask of underflow in the control word.
+const UNDERFLOW: u16 = 0x10;
 /// C0, C2 and C3 of the status word.
 const CONDITIONS: u16 = 0x4500;
 
@@ -54,6 +56,20 @@ pub fn flags_of(env: &Env) -> u16 {
 
 const SEEN: u16 = (EXCEPTIONS | ROUNDED_UP) as u16;
 
+/// Whether the host may do otherwise than the software, which does as Intel's processors: where
+/// underflow is not masked and the result is tiny, AMD's raise it also for an operand that is given
+/// back as it is, by FSCALE and FPREM.
+fn may_differ(fcw: u16, value: F80) -> bool {
+    let tiny = value.sign_exp & 0x7FFF == 0 && value.frac != 0;
+    fcw & UNDERFLOW == 0 && tiny && !is_intel()
+}
+
+/// The vendor that CPUID names.
+fn is_intel() -> bool {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+}
+
 fn check2(
     name: &str,
     seed: u64,
@@ -67,6 +83,9 @@ fn check2(
         let mut env = Env::from_fcw(fcw);
         let value = soft(&mut env, a, b);
         let flags = flags_of(&env);
+        if value == a && may_differ(fcw, value) {
+            continue;
+        }
         let context = || format!("{name} {a:x?} {b:x?} fcw {fcw:#x}: host {top:x?} {status:#x}");
         assert_eq!(flags & SEEN, status & SEEN, "{}, soft {value:x?}", context());
         if env.unmasked() & PRE_COMPUTATION == 0 {
@@ -143,6 +162,9 @@ fn check_remainder(
         let (top, _, status) = host(fcw, a, b);
         let mut env = Env::from_fcw(fcw);
         let rest = soft(&mut env, a, b);
+        if rest.value == a && may_differ(fcw, rest.value) {
+            continue;
+        }
         let context = || format!("{a:x?} {b:x?} {fcw:#x}: host {top:x?} {status:#x} {rest:x?}");
         let exceptions = EXCEPTIONS as u16;
         assert_eq!(env.reported() as u16 & exceptions, status & exceptions, "{}", context());

@@ -94,6 +94,23 @@ pub fn host() -> Result<&'static Mutex<Host>, String> {
     host
 }
 
+/// Of `compared` forms or programs so many may differ, as thousandths: none where the host's CPU is
+/// Intel's, as the guest's is. Of other vendors some do, in what is undefined and in what is not:
+/// AMD's heed the prefix 66 of branches, for instance (docs/decisions.md, 53).
+pub fn most_different(compared: usize, thousandths: usize) -> usize {
+    if is_intel() {
+        return 0;
+    }
+    eprintln!("the host's CPU is not Intel's: {thousandths} in 1,000 may differ");
+    compared * thousandths / 1000
+}
+
+/// Whether CPUID names Intel.
+fn is_intel() -> bool {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+}
+
 /// Whether the host's CPU has what `code` needs.
 pub fn supports(code: Code) -> bool {
     code.cpuid_features().iter().all(|feature| match feature {
