@@ -83,7 +83,7 @@ fn check2(
         let mut env = Env::from_fcw(fcw);
         let value = soft(&mut env, a, b);
         let flags = flags_of(&env);
-        if value == a && may_differ(fcw, value) {
+        if name == "fscale" && value == a && may_differ(fcw, value) {
             continue;
         }
         let context = || format!("{name} {a:x?} {b:x?} fcw {fcw:#x}: host {top:x?} {status:#x}");
